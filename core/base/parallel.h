@@ -1,0 +1,17 @@
+// Work on several threads. One pool for the process; results never depend on how many threads it has, because the
+// pieces of work are cut by `grain` alone and each piece writes to places of its own.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace kvreplay {
+
+int thread_count();            // at least 1
+void set_thread_count(int n);  // 0: as many as the machine (or its cpu limit) has
+
+// Calls body(begin, end) for consecutive ranges of at most `grain` indices that cover [0, count). The first exception is
+// rethrown here once every started piece has ended. A call from inside a body runs there, on its own thread.
+void parallel_for(std::int64_t count, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
+
+}  // namespace kvreplay

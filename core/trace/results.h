@@ -1,0 +1,95 @@
+// Results files: when each token was evicted in each run, and the metrics (data/trace-format.md, "Results file").
+//
+// A replay goes layer by layer and writes many runs side by side, so that no more than one layer's results are in memory.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/tensor.h"
+#include "core/trace/trace.h"
+
+namespace kvreplay {
+
+struct RunInfo {
+  std::string policy;       // the full string that reproduces the run
+  std::string preset;       // "restkv"
+  std::string parameters;   // JSON object
+  std::int64_t budget = 0;  // tokens per head per layer, window included
+  std::int64_t cache_bytes = 0, full_cache_bytes = 0, peak_cache_bytes = 0;
+  std::string kept_sha256;  // of evicted_at as little-endian int32
+  std::string position_mode = "original";
+  std::string granularity;  // "query_head", "kv_head" or "layer"
+  std::string trace;        // path as given
+  std::string trace_sha256;
+  std::string backend = "cpu";
+  std::string created_by;
+  double seconds = 0;
+  std::int64_t peak_bytes = 0;
+  std::map<std::string, double> summary;  // mean of each metric, cache_bytes, full_cache_bytes
+  std::vector<std::string> notes;         // "nothing was evicted: ..." and other warnings
+};
+
+// One metric of one run: float32 values with the shape that design/metrics.md gives. axes: "layer", "query_head", "step",
+// "region" in order.
+struct MetricValues {
+  std::vector<std::int64_t> shape;
+  std::vector<std::string> axes;
+  std::vector<std::string> region_names;  // for metrics with a region axis
+  std::vector<float> values;              // row-major
+};
+
+// What a run will hold, given before its first layer.
+struct RunLayout {
+  std::int64_t layers = 0, heads = 0, tokens = 0, prompt_length = 0;  // heads: Hq, Hk or 1 by granularity
+  bool scores = false;
+  struct Metric {
+    std::string name;
+    std::vector<std::int64_t> shape;  // first axis: layers
+    std::vector<std::string> axes;
+    std::vector<std::string> region_names;
+  };
+  std::vector<Metric> metrics;
+};
+
+class ResultsWriter {
+ public:
+  // Writes PATH.partial; finish() renames it. A writer destroyed without finish() removes PATH.partial.
+  explicit ResultsWriter(const std::string& path);
+  ~ResultsWriter();
+  ResultsWriter(ResultsWriter&&) noexcept;
+
+  // Runs are numbered in the order of these calls.
+  int add_run(const RunLayout& layout);
+  void write_evicted(int run, std::int64_t layer_index, TensorView<const std::int32_t, 2> evicted_at);  // [H, T]
+  void write_scores(int run, std::int64_t layer_index, TensorView<const float, 2> scores);              // [H, P]
+  void write_metric(int run, std::int64_t layer_index, const std::string& name, std::span<const float> values);
+  void finish_run(int run, const RunInfo& info);
+  void finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+class Results {
+ public:
+  virtual ~Results() = default;
+  virtual const std::string& path() const = 0;
+  virtual int num_runs() const = 0;
+  virtual const RunInfo& info(int run) const = 0;
+  virtual std::vector<std::string> metric_names(int run) const = 0;
+  virtual MetricValues metric(int run, const std::string& name) const = 0;
+  virtual Tensor<std::int32_t, 3> evicted_at(int run) const = 0;                            // [L, H, T]
+  virtual Tensor<std::int32_t, 2> evicted_at(int run, std::int64_t layer_index) const = 0;  // [H, T]
+  virtual bool has_scores(int run) const = 0;
+  virtual Tensor<float, 2> scores(int run, std::int64_t layer_index) const = 0;  // [H, P]
+};
+
+std::unique_ptr<Results> open_results(const std::string& path, Trust trust = Trust::automatic);
+
+}  // namespace kvreplay

@@ -1,0 +1,30 @@
+#include "core/trace/trace.h"
+
+namespace kvreplay {
+
+std::string_view layer_dataset_name(LayerDataset which) {
+  switch (which) {
+    case LayerDataset::key: return "key";
+    case LayerDataset::value: return "value";
+    case LayerDataset::query: return "query";
+    case LayerDataset::output_projection: return "output_projection";
+    case LayerDataset::output_gram: return "output_gram";
+    case LayerDataset::attention: return "attention";
+    case LayerDataset::log_sum_exp: return "log_sum_exp";
+    case LayerDataset::attention_column_sum: return "attention_column_sum";
+    case LayerDataset::head_output: return "head_output";
+  }
+  return "unknown";
+}
+
+std::int64_t Trace::layer_bytes(int layer) const {
+  std::int64_t bytes = 0;
+  for (const auto which : {LayerDataset::key, LayerDataset::value, LayerDataset::query}) {
+    if (!has(layer, which)) continue;
+    const auto s = shape(layer, which);
+    bytes += s[0] * s[1] * s[2] * static_cast<std::int64_t>(element_size(type(layer, which)));
+  }
+  return bytes;
+}
+
+}  // namespace kvreplay

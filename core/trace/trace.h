@@ -1,0 +1,114 @@
+// A trace: what the attention of one model saw while it read one sequence (data/trace-format.md has the file format).
+//
+// Trace is a read-only view. It gives tensors slice by slice, as float32, and never holds more than what was asked for.
+//
+//   auto trace = open_trace("t.h5");
+//   Tensor<float, 3> key = trace->read(0, LayerDataset::key);             // [Hk, T, d]
+//   Tensor<float, 3> tail = trace->read(0, LayerDataset::query, {0, 8}, {100, 132});
+//
+// Symbols: L layers, Hq query heads, Hk KV heads, d head dimension, C hidden size, T tokens (P prompt, then S
+// generated), Tq recorded queries.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/element_type.h"
+#include "core/base/tensor.h"
+
+namespace kvreplay {
+
+struct ModelInfo {
+  std::string name;
+  std::string architecture;
+  int num_layers = 0;  // of the model; a trace may have captured fewer
+  int num_query_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  int hidden_size = 0;
+  double attention_scale = 0;
+  std::optional<double> logit_softcap;  // of attention scores
+  std::optional<double> rope_theta;
+  std::string rope_scaling;  // JSON, or empty
+  std::string rope_layout;   // "half", "interleaved" or empty
+  std::string weights_sha256;
+
+  int group_size() const { return num_query_heads / num_kv_heads; }
+};
+
+struct TextSpan {
+  int start = 0;
+  int end = 0;  // one past the last token
+  std::string label;
+};
+
+// The datasets of one layer. Shapes as [heads, rows, columns]; `rows` is what RowRange selects.
+enum class LayerDataset : std::uint8_t {
+  key,                   // [Hk, T, d]
+  value,                 // [Hk, T, d]
+  query,                 // [Hq, Tq, d]
+  output_projection,     // [1, C, Hq * d]
+  output_gram,           // [Hq, d, d]
+  attention,             // [Hq, Ta, T]
+  log_sum_exp,           // [1, Hq, Tq]
+  attention_column_sum,  // [1, Hq, T]
+  head_output,           // [Hq, Tq, d]
+};
+std::string_view layer_dataset_name(LayerDataset which);  // the name in the file: "key", ...
+
+struct IndexRange {
+  std::int64_t begin = 0;
+  std::int64_t end = -1;  // -1: to the last
+};
+
+class Trace {
+ public:
+  virtual ~Trace() = default;
+
+  virtual const std::string& path() const = 0;  // as given by the user; "<memory>" for traces without a file
+  virtual const ModelInfo& model() const = 0;
+  virtual std::int64_t num_tokens() const = 0;                                      // T, what is committed
+  virtual std::int64_t prompt_length() const = 0;                                   // P
+  virtual bool complete() const = 0;                                                // false: a capture that was cut off
+  std::int64_t num_decode_steps() const { return num_tokens() - prompt_length(); }  // S
+
+  virtual const std::vector<int>& layers() const = 0;              // the captured layers, ascending, the model's own indices
+  virtual int sliding_window(int layer) const = 0;                 // 0: none
+  virtual const std::vector<std::int32_t>& token_ids() const = 0;  // [T]
+  virtual const std::vector<std::int32_t>& query_positions() const = 0;      // [Tq], increasing
+  virtual const std::vector<std::int32_t>& attention_positions() const = 0;  // [Ta], empty when no attention is stored
+  virtual const std::vector<TextSpan>& spans() const = 0;
+  virtual std::vector<std::string> token_texts() const = 0;  // [T] bytes of each token; empty when absent
+  virtual std::vector<float> nll() const = 0;                // [T]; empty when absent
+  virtual std::string manifest() const = 0;                  // JSON, or empty
+  // SHA-256 of the file's contents where that is cheap, else an identity that changes with them.
+  virtual std::string identity() const = 0;
+
+  virtual bool has(int layer, LayerDataset which) const = 0;
+  virtual ElementType type(int layer, LayerDataset which) const = 0;
+  // Elements of one layer's dataset as stored: heads × rows × columns.
+  virtual std::array<std::int64_t, 3> shape(int layer, LayerDataset which) const = 0;
+
+  // Reads a slice as float32. Throws Error naming file, dataset and what would produce it when the dataset is absent,
+  // and naming the position when a NaN or an infinity is found (log_sum_exp and attention are checked too).
+  virtual Tensor<float, 3> read(int layer, LayerDataset which, IndexRange heads = {}, IndexRange rows = {}) const = 0;
+
+  // Bytes of one layer's key, value and query as stored: the unit of the memory bound of a replay.
+  std::int64_t layer_bytes(int layer) const;
+};
+
+enum class Trust : std::uint8_t {
+  automatic,  // files this program wrote on this machine are read here, all others in a child process with limits
+  trusted,    // read in this process
+  sandboxed,  // always in a child process
+};
+
+// Opens a trace and checks every shape and attribute against the others before anything large is allocated. A capture
+// that was cut off opens up to its committed mark (complete() is false).
+std::unique_ptr<Trace> open_trace(const std::string& path, Trust trust = Trust::automatic);
+
+}  // namespace kvreplay

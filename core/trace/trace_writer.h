@@ -1,0 +1,79 @@
+// Writing a trace while it is being made: sizes are known before the first byte, whole chunks are written, and what is
+// committed survives a kill at any moment.
+//
+//   TraceWriter writer = TraceWriter::create("t.h5", layout);
+//   for each block of tokens: for each layer: writer.append(layer, LayerDataset::key, rows);
+//                             writer.commit(tokens_so_far);
+//   writer.finish();                                          // OUT.partial becomes OUT
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/trace/trace.h"
+
+namespace kvreplay {
+
+// Everything about a trace but its tensors. Fixed before the capture starts.
+struct TraceLayout {
+  ModelInfo model;
+  std::int64_t tokens = 0;  // T at most; finish() shrinks the file when generation ended early
+  std::int64_t prompt_length = 0;
+  std::vector<int> layers;          // captured, ascending; all of the model when empty
+  std::vector<int> sliding_window;  // per entry of `layers`; empty: none
+  std::vector<std::int32_t> query_positions;
+  std::vector<std::int32_t> attention_positions;      // empty: attention is not stored
+  ElementType tensor_type = ElementType::float16;     // key, value, query, output_projection
+  ElementType attention_type = ElementType::float16;  // attention
+  ElementType head_output_type = ElementType::float32;
+  bool output_projection = true;
+  bool log_sum_exp = true;
+  bool attention_column_sum = true;
+  bool head_output = true;
+  bool nll = true;
+  std::int64_t text_bytes = -1;  // size of /tokens/text: exact when known, an upper bound for generated text; -1: no text
+  std::vector<TextSpan> spans;
+  std::string manifest;  // JSON
+  std::string created_by, created_utc, command;
+};
+
+class TraceWriter {
+ public:
+  // The finished file's size in bytes, right within 2 %.
+  static std::int64_t predicted_size(const TraceLayout& layout);
+
+  // Creates PATH.partial. Throws Error when the folder is not writable or has less free space than predicted_size.
+  static TraceWriter create(const std::string& path, const TraceLayout& layout);
+  // Opens PATH.partial of a capture that was cut off. Throws Error unless the layout is the same. committed() tells where
+  // to go on.
+  static TraceWriter resume(const std::string& path, const TraceLayout& layout);
+
+  TraceWriter(TraceWriter&&) noexcept;
+  TraceWriter& operator=(TraceWriter&&) noexcept;
+  ~TraceWriter();  // without finish(): what is committed stays in PATH.partial
+
+  std::int64_t committed() const;
+
+  // Token ids from position `first` on; nll (same length or empty) and the tokens' bytes (same length or empty).
+  void append_tokens(std::int64_t first, std::span<const std::int32_t> ids, std::span<const float> nll,
+                     const std::vector<std::string>& texts);
+  // Rows that follow those already appended to this dataset: [heads, n, columns] of key, value, query, head_output,
+  // attention; for log_sum_exp [1, heads, n]. The writer gathers them into whole chunks.
+  void append(int layer, LayerDataset which, TensorView<const float, 3> rows);
+  // Written whole, once: output_projection [1, C, Hq * d]; attention_column_sum [1, Hq, T] at the end of the prompt.
+  void write_whole(int layer, LayerDataset which, TensorView<const float, 3> values);
+  // All datasets hold everything of the first `tokens` tokens; flushed in the order that survives kill -9.
+  void commit(std::int64_t tokens);
+  // tokens: how many there are in the end (at most layout.tokens). Renames PATH.partial to PATH.
+  void finish(std::int64_t tokens);
+
+ private:
+  struct State;
+  explicit TraceWriter(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace kvreplay
