@@ -39,12 +39,9 @@ std::uint16_t float_to_bfloat16(float value) {
 
 std::string_view element_type_name(ElementType type) {
   switch (type) {
-    case ElementType::float32:
-      return "float32";
-    case ElementType::float16:
-      return "float16";
-    case ElementType::bfloat16:
-      return "bfloat16";
+    case ElementType::float32: return "float32";
+    case ElementType::float16: return "float16";
+    case ElementType::bfloat16: return "bfloat16";
   }
   return "unknown";
 }

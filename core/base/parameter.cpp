@@ -11,15 +11,11 @@ namespace kvreplay {
 
 std::string Parameter::allowed() const {
   switch (type) {
-    case ParameterType::boolean:
-      return "true or false";
-    case ParameterType::text:
-      return "text";
-    case ParameterType::choice:
-      return join(choices, ", ", " or ");
+    case ParameterType::boolean: return "true or false";
+    case ParameterType::text: return "text";
+    case ParameterType::choice: return join(choices, ", ", " or ");
     case ParameterType::integer:
-    case ParameterType::real:
-      break;
+    case ParameterType::real: break;
   }
   std::string range = type == ParameterType::integer ? "an integer" : "a number";
   const bool low = std::isfinite(minimum), high = std::isfinite(maximum);
@@ -34,12 +30,9 @@ std::string Parameter::check(const std::string& owner, const std::string& value)
     throw Error(owner, "\"" + value + "\" is not allowed for \"" + key + "\"", "it takes " + allowed());
   };
   switch (type) {
-    case ParameterType::text:
-      return value.empty() ? refuse() : value;
-    case ParameterType::boolean:
-      return value == "true" || value == "false" ? value : refuse();
-    case ParameterType::choice:
-      return std::find(choices.begin(), choices.end(), value) != choices.end() ? value : refuse();
+    case ParameterType::text: return value.empty() ? refuse() : value;
+    case ParameterType::boolean: return value == "true" || value == "false" ? value : refuse();
+    case ParameterType::choice: return std::find(choices.begin(), choices.end(), value) != choices.end() ? value : refuse();
     case ParameterType::integer: {
       long long parsed = 0;
       const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), parsed);
