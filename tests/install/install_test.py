@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Can a project outside kvreplay use it after `cmake --install`?
+
+usage: install_test.py BUILD_DIR      installs BUILD_DIR to an empty folder, builds the project beside this file with
+find_package(kvreplay) and runs it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def run(*command):
+    print("$", " ".join(command), flush=True)
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if result.returncode != 0:
+        sys.exit(f"{result.stdout}\nexit code {result.returncode}")
+    return result.stdout
+
+
+def main():
+    build = sys.argv[1]
+    # The space in the name: an install prefix may have one.
+    with tempfile.TemporaryDirectory(prefix="kvreplay install ") as folder:
+        prefix, outside, sources = (os.path.join(folder, name) for name in ("prefix", "build", "sources"))
+        shutil.copytree(HERE, sources)
+        run("cmake", "--install", build, "--prefix", prefix)
+        for name in ("bin/kvreplay", "include/kvreplay/core/trace/trace.h", "share/doc/kvreplay/LICENSE"):
+            if not os.path.isfile(os.path.join(prefix, name)):
+                sys.exit(f"{name} was not installed")
+        run("cmake", "-S", sources, "-B", outside, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_BUILD_TYPE=Release")
+        run("cmake", "--build", outside)
+        output = run(os.path.join(outside, "print_trace_shape"))
+        if output != "kvreplay 0.1.0 key\n":
+            sys.exit(f"unexpected output: {output}")
+        installed = run(os.path.join(prefix, "bin/kvreplay"), "--version")
+        if not installed.startswith("kvreplay "):
+            sys.exit(f"unexpected output: {installed}")
+
+
+if __name__ == "__main__":
+    main()
