@@ -3,6 +3,8 @@
 #include <bit>
 #include <cstring>
 
+#include "core/kernels/table.h"
+
 namespace kvreplay {
 namespace {
 
@@ -52,6 +54,9 @@ void to_float32(ElementType type, const void* source, float* target, std::size_t
     return;
   }
   const auto* bits = static_cast<const std::uint16_t*>(source);
+  const auto& fast = kernels::active_kernels();
+  const auto convert = type == ElementType::float16 ? fast.half_to_float : fast.bfloat16_to_float;
+  if (convert != nullptr) return convert(bits, target, count);
   if (type == ElementType::float16) {
     for (std::size_t i = 0; i < count; ++i) target[i] = half_to_float(bits[i]);
   } else {
@@ -65,6 +70,9 @@ void from_float32(ElementType type, const float* source, void* target, std::size
     return;
   }
   auto* bits = static_cast<std::uint16_t*>(target);
+  const auto& fast = kernels::active_kernels();
+  const auto convert = type == ElementType::float16 ? fast.float_to_half : fast.float_to_bfloat16;
+  if (convert != nullptr) return convert(source, bits, count);
   if (type == ElementType::float16) {
     for (std::size_t i = 0; i < count; ++i) bits[i] = float_to_half(source[i]);
   } else {

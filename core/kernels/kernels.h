@@ -2,7 +2,8 @@
 //
 // Each has one source, compiled for several vector widths (baseline x86-64, AVX2 + FMA, AVX-512) and chosen at run time,
 // so a binary built for old machines is fast on new ones. Sums are split over vector lanes in a fixed order: the same
-// machine gives the same bits whatever the number of threads. None of these start threads; callers do.
+// machine gives the same bits whatever the number of threads. Only the parallel_ forms use the thread pool; the others
+// may be called from its threads.
 #pragma once
 
 #include <cstddef>
@@ -18,16 +19,27 @@ void gemm_nt(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const 
 void gemm_nn(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda, const float* b,
              std::int64_t ldb, float* c, std::int64_t ldc, bool accumulate = false);
 
-// The same two on all threads, for large products: rows of C are divided among them.
+// The same two on all threads, for large products: C is cut into pieces of a fixed size.
 void parallel_gemm_nt(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
                       const float* b, std::int64_t ldb, float* c, std::int64_t ldc, bool accumulate = false);
 void parallel_gemm_nn(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
                       const float* b, std::int64_t ldb, float* c, std::int64_t ldc, bool accumulate = false);
 
+// B[n, k] (the layout of a weight matrix: one row an output) packed once for many products: panels as the inner kernel
+// reads them, so that products with few rows of A pay nothing for it. `packed`: packed_floats(n, k) floats, 64-byte aligned.
+std::size_t packed_floats(std::int64_t n, std::int64_t k);
+void pack(std::int64_t n, std::int64_t k, const float* b, std::int64_t ldb, float* packed);
+// gemm_nt with such a matrix.
+void gemm_packed(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
+                 const float* packed, float* c, std::int64_t ldc, bool accumulate = false);
+void parallel_gemm_packed(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
+                          const float* packed, float* c, std::int64_t ldc, bool accumulate = false);
+
 float dot(const float* a, const float* b, std::int64_t n);
 float maximum(const float* x, std::int64_t n);  // -inf for n = 0; NaN elements are ignored
 double sum(const float* x, std::int64_t n);     // accumulated in float64
-// x[i] = exp(x[i] - shift); returns the sum in float64. exp(-inf) is 0. Relative error below 2^-22.
+// x[i] = exp(x[i] - shift); returns the sum in float64. exp(-inf) is 0. Relative error below 2^-22;
+// results below 2^-125 become 0, NaN stays NaN.
 double exponentiate(float* x, std::int64_t n, float shift);
 void scale_in_place(float* x, std::int64_t n, float factor);
 void add_scaled(float* y, const float* x, std::int64_t n, float factor);  // y += factor * x
