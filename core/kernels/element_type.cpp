@@ -1,3 +1,4 @@
+// Declared in core/base/element_type.h; here because the conversions are kernels.
 #include "core/base/element_type.h"
 
 #include <bit>
