@@ -1,0 +1,286 @@
+#include "gui/figure/heat_map.h"
+
+#include <QImage>
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/base/text.h"
+#include "gui/figure/axis.h"
+#include "gui/figure/renderer.h"
+
+namespace kvreplay::figure {
+namespace {
+
+struct Scale {
+  double low = 0, high = 1;
+  bool any_missing = false;
+  double at(double value) const { return high > low ? (value - low) / (high - low) : 0.5; }
+};
+
+Scale color_scale(const HeatMap& map) {
+  Scale scale{std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()};
+  for (const auto& panel : map.panels) {
+    for (float value : panel.values) {
+      if (!std::isfinite(value)) {
+        scale.any_missing = true;
+      } else {
+        scale.low = std::min<double>(scale.low, value), scale.high = std::max<double>(scale.high, value);
+      }
+    }
+  }
+  if (!(scale.low <= scale.high)) scale.low = 0, scale.high = 1;
+  if (map.color_map == ColorMap::diverging) {
+    scale.high = std::max(std::abs(scale.low), std::abs(scale.high));
+    scale.low = -scale.high;
+  } else if (scale.low >= 0) {
+    scale.low = 0;  // an amount: the dark end means none
+  }
+  if (map.minimum) scale.low = *map.minimum;
+  if (map.maximum) scale.high = *map.maximum;
+  if (scale.high <= scale.low) scale.high = scale.low + 1;
+  return scale;
+}
+
+// Panels in a grid; every length in CSS pixels.
+struct Grid {
+  int columns = 1, rows = 1;
+  double left = 0;  // of the row names
+  double panel_width = 0, map_height = 0, panel_height = 0;
+  double key_height = 0, marks_height = 0, foot = 0;
+};
+
+class HeatMapRenderer final : public Renderer {
+ public:
+  std::string_view kind() const override { return "heat_map"; }
+
+  double height(const Figure& figure, const Style& style, double width) const override {
+    const auto& map = dynamic_cast<const HeatMap&>(figure);
+    const Grid grid = lay_out(map, style, width);
+    return grid.key_height + grid.panel_height * grid.rows + grid.foot;
+  }
+
+  void paint(const Figure& figure, Canvas& canvas, const QRectF& area) const override {
+    const auto& map = dynamic_cast<const HeatMap&>(figure);
+    const Grid grid = lay_out(map, canvas.style, area.width());
+    const Scale scale = color_scale(map);
+    paint_key(map, canvas, area, scale);
+    for (std::size_t i = 0; i < map.panels.size(); ++i) {
+      const int column = static_cast<int>(i) % grid.columns, row = static_cast<int>(i) / grid.columns;
+      const QRectF place(area.left() + grid.left + column * (grid.panel_width + gap(canvas.style)),
+                         area.top() + grid.key_height + row * grid.panel_height, grid.panel_width, grid.panel_height);
+      paint_panel(map, map.panels[i], canvas, grid, place, scale, column == 0);
+    }
+  }
+
+ private:
+  static double gap(const Style& style) { return style.space * 1.75; }
+
+  static double names_width(const HeatMap& map, const Style& style) {
+    const QFont font = style.font(style.tick_size);
+    double widest = text_width(std::to_string(std::max<std::int64_t>(0, map.rows - 1)), font);
+    for (const auto& name : map.row_names) widest = std::max(widest, text_width(name, font));
+    return widest + style.space * 0.75;
+  }
+
+  static bool titled(const HeatMap& map) {
+    return std::any_of(map.panels.begin(), map.panels.end(), [](const auto& panel) { return !panel.title.empty(); });
+  }
+
+  static Grid lay_out(const HeatMap& map, const Style& style, double width) {
+    Grid grid;
+    const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
+    grid.left = names_width(map, style);
+    const double room = width - grid.left;
+    const auto panels = std::max<int>(1, static_cast<int>(map.panels.size()));
+    // As many side by side as leaves a map room for its title and its cells.
+    double narrowest = style.tick_size * 9.0;
+    for (const auto& panel : map.panels)
+      narrowest = std::max(narrowest, std::min(text_width(panel.title, style.font(style.label_size, true)), room / 2));
+    narrowest = std::max(narrowest, std::min<double>(room / 2, static_cast<double>(map.columns) * 5));
+    grid.columns = std::clamp(static_cast<int>((room + gap(style)) / (narrowest + gap(style))), 1, panels);
+    grid.rows = (panels + grid.columns - 1) / grid.columns;
+    grid.columns = (panels + grid.rows - 1) / grid.rows;  // no last row of one where it can be shared out
+    grid.panel_width = (room - gap(style) * (grid.columns - 1)) / grid.columns;
+
+    const auto rows = static_cast<double>(std::max<std::int64_t>(1, map.rows));
+    const auto columns = static_cast<double>(std::max<std::int64_t>(1, map.columns));
+    const double smallest = map.row_names.empty() ? std::min(6.0, 260 / rows) : style.tick_size * 1.5;
+    const double cell = std::clamp(grid.panel_width / columns, smallest, std::max(smallest, style.tick_size * 2.2));
+    grid.map_height = std::round(cell * rows);
+    grid.marks_height = map.marks.empty() ? 0 : line_height(tick_font) + style.space * 0.5;
+    const double title = titled(map) ? line_height(label_font) + style.space * 0.25 : 0;
+    const double below =
+        line_height(tick_font) + style.space * 0.5 + (map.column_label.empty() ? 0 : line_height(label_font));
+    grid.panel_height = title + grid.marks_height + grid.map_height + below + style.space * 1.25;
+    grid.key_height =
+        line_height(label_font) + style.tick_size * 0.9 + style.space * 0.5 + line_height(tick_font) + style.space * 1.5;
+    grid.foot = -style.space * 1.25;
+    return grid;
+  }
+
+  // The colour scale: what is shown, the bar, its numbers, and what grey means.
+  static void paint_key(const HeatMap& map, Canvas& canvas, const QRectF& area, const Scale& scale) {
+    const Style& style = canvas.style;
+    const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
+    const double left = area.left() + names_width(map, style);
+    canvas.text(left, area.top() + ascent(label_font), map.value_label, label_font, style.ink);
+    const double bar_top = area.top() + line_height(label_font) + style.space * 0.25;
+    const double bar_width = std::min(240.0 * style.tick_size / 12, (area.right() - left) * 0.7);
+    const double bar_height = style.tick_size * 0.9;
+    static constexpr int steps = 256;
+    QImage bar(steps, 1, QImage::Format_RGB32);
+    for (int i = 0; i < steps; ++i) bar.setPixelColor(i, 0, to_color(color_at(map.color_map, (i + 0.5) / steps)));
+    const QRectF bar_area(left, bar_top, bar_width, bar_height);
+    canvas.painter.drawImage(bar_area, bar);
+    const double baseline = bar_area.bottom() + style.space * 0.5 + ascent(tick_font);
+    for (const auto& tick : linear_ticks(scale.low, scale.high, 4)) {
+      const double x = bar_area.left() + scale.at(tick.value) * bar_width;
+      canvas.line(x, bar_area.bottom(), x, bar_area.bottom() + style.space * 0.4, style.muted, style.thin_line);
+      canvas.text(x, baseline, tick.label, tick_font, style.muted, Align::center);
+    }
+    if (!scale.any_missing) return;
+    const double x = bar_area.right() + style.space * 2;
+    canvas.rectangle(QRectF(x, bar_top, bar_height * 1.4, bar_height), style.missing);
+    canvas.text(x + bar_height * 1.4 + style.space * 0.6, bar_area.bottom() - style.tick_size * 0.1, "no value", tick_font,
+                style.muted);
+  }
+
+  static QImage to_image(const HeatMap& map, const HeatMap::Panel& panel, const Scale& scale, const Style& style,
+                         QSizeF size) {
+    // Two cells a CSS pixel at most: what no screen or printer shows is reduced here, where maxima can be kept.
+    const auto columns = std::min<std::int64_t>(map.columns, static_cast<std::int64_t>(size.width() * 2));
+    const auto rows = std::min<std::int64_t>(map.rows, static_cast<std::int64_t>(std::max(1.0, size.height() * 2)));
+    const std::vector<float> cells = reduce_matrix(panel.values, map.rows, map.columns, rows, columns, map.reduction);
+    // Cells several image pixels wide stay sharp in viewers that smooth images.
+    const int wide = std::max(1, static_cast<int>(size.width() * 2 / static_cast<double>(columns)));
+    const int high = std::max(1, static_cast<int>(size.height() * 2 / static_cast<double>(rows)));
+    QImage image(static_cast<int>(columns) * wide, static_cast<int>(rows) * high, QImage::Format_RGB32);
+    for (int y = 0; y < image.height(); ++y) {
+      auto* line = reinterpret_cast<QRgb*>(image.scanLine(y));
+      for (int x = 0; x < image.width(); ++x) {
+        const float value = cells[static_cast<std::size_t>((y / high) * columns + x / wide)];
+        line[x] = std::isfinite(value) ? to_color(color_at(map.color_map, scale.at(value))).rgb() : style.missing.rgb();
+      }
+    }
+    return image;
+  }
+
+  static void paint_panel(const HeatMap& map, const HeatMap::Panel& panel, Canvas& canvas, const Grid& grid,
+                          const QRectF& place, const Scale& scale, bool first_column) {
+    const Style& style = canvas.style;
+    const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
+    double y = place.top();
+    if (titled(map)) {
+      canvas.text(place.left(), y + ascent(label_font), panel.title, style.font(style.label_size, true), style.ink);
+      y += line_height(label_font) + style.space * 0.25;
+    }
+    y += grid.marks_height;
+    const QRectF cells(place.left(), y, place.width(), grid.map_height);
+    paint_marks(map, canvas, grid, cells);
+    if (map.rows > 0 && map.columns > 0 && !panel.values.empty())
+      canvas.painter.drawImage(cells, to_image(map, panel, scale, style, cells.size()));
+    const double row_height = cells.height() / static_cast<double>(std::max<std::int64_t>(1, map.rows));
+    const double column_width = cells.width() / static_cast<double>(std::max<std::int64_t>(1, map.columns));
+    if (first_column) {
+      const auto every =
+          std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(style.tick_size * 1.25 / row_height)));
+      for (std::int64_t row = 0; row < map.rows; row += every) {
+        const std::string name = map.row_names.empty() ? std::to_string(row) : map.row_names[static_cast<std::size_t>(row)];
+        canvas.text(cells.left() - style.space * 0.6,
+                    cells.top() + (static_cast<double>(row) + 0.5) * row_height + style.tick_size * 0.36, name, tick_font,
+                    style.muted, Align::right);
+      }
+      if (!map.row_label.empty() && titled(map) == false)
+        canvas.text(cells.left() - style.space * 0.6, cells.top() - style.space * 0.5, map.row_label, tick_font, style.muted,
+                    Align::right);
+    }
+    const double baseline = cells.bottom() + style.space * 0.4 + ascent(tick_font);
+    const int count = std::max(1, static_cast<int>(cells.width() / (style.tick_size * 4.5)));
+    for (const auto& tick : linear_ticks(0, static_cast<double>(std::max<std::int64_t>(1, map.columns - 1)), count, true)) {
+      if (tick.value > static_cast<double>(map.columns - 1)) continue;
+      const double x = cells.left() + (tick.value + 0.5) * column_width;
+      canvas.line(x, cells.bottom(), x, cells.bottom() + style.space * 0.35, style.muted, style.thin_line);
+      canvas.text(x, baseline, tick.label, tick_font, style.muted,
+                  tick.value == 0 && column_width < 4 ? Align::left : Align::center);
+    }
+    const bool named_rows = titled(map) && !map.row_label.empty();
+    const std::string label =
+        named_rows && first_column ? map.row_label + " (down) × " + map.column_label : map.column_label;
+    canvas.text(cells.center().x(), baseline + line_height(label_font), label, tick_font, style.muted, Align::center);
+  }
+
+  static void paint_marks(const HeatMap& map, Canvas& canvas, const Grid& grid, const QRectF& cells) {
+    const Style& style = canvas.style;
+    const QFont font = style.font(style.tick_size);
+    double free_from = cells.left();
+    const double y = cells.top() - style.space * 0.4;
+    for (const auto& mark : map.marks) {
+      const double scale = cells.width() / static_cast<double>(std::max<std::int64_t>(1, map.columns));
+      const double from = cells.left() + static_cast<double>(mark.begin) * scale;
+      const double to = std::max(from + 2, cells.left() + static_cast<double>(mark.end) * scale);
+      canvas.line(from, y, to, y, style.ink, style.line_width * 1.5);
+      const double width = text_width(mark.label, font);
+      const double x = std::clamp((from + to - width) / 2, cells.left(), std::max(cells.left(), cells.right() - width));
+      if (x < free_from) continue;  // a bracket without a name, where names would run into each other
+      canvas.text(x, cells.top() - grid.marks_height + ascent(font), mark.label, font, style.ink);
+      free_from = x + width + style.space;
+    }
+  }
+};
+
+}  // namespace
+
+std::vector<float> reduce_matrix(const std::vector<float>& values, std::int64_t rows, std::int64_t columns,
+                                 std::int64_t max_rows, std::int64_t max_columns, Reduction reduction) {
+  const std::int64_t out_rows = std::min(rows, std::max<std::int64_t>(1, max_rows));
+  const std::int64_t out_columns = std::min(columns, std::max<std::int64_t>(1, max_columns));
+  if (out_rows == rows && out_columns == columns) return values;
+  const auto cells = static_cast<std::size_t>(out_rows * out_columns);
+  std::vector<double> total(cells, 0.0);
+  std::vector<float> peak(cells, std::numeric_limits<float>::quiet_NaN());
+  std::vector<std::int64_t> count(cells, 0);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t column = 0; column < columns; ++column) {
+      const float value = values[static_cast<std::size_t>(row * columns + column)];
+      if (std::isnan(value)) continue;
+      const auto cell = static_cast<std::size_t>(row * out_rows / rows * out_columns + column * out_columns / columns);
+      total[cell] += value;
+      ++count[cell];
+      if (!(peak[cell] >= value)) peak[cell] = value;
+    }
+  }
+  if (reduction == Reduction::mean)
+    for (std::size_t i = 0; i < cells; ++i)
+      if (count[i] > 0) peak[i] = static_cast<float>(total[i] / static_cast<double>(count[i]));
+  return peak;
+}
+
+Table HeatMap::data() const {
+  Table table;
+  const bool titled = panels.size() > 1 || (!panels.empty() && !panels[0].title.empty());
+  if (titled) table.columns.emplace_back("panel");
+  table.columns.push_back(row_label.empty() ? "row" : row_label);
+  table.columns.push_back(column_label.empty() ? "column" : column_label);
+  table.columns.push_back(value_label.empty() ? "value" : value_label);
+  for (const auto& panel : panels) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t column = 0; column < columns; ++column) {
+        std::vector<std::string> fields;
+        if (titled) fields.push_back(panel.title);
+        fields.push_back(row_names.empty() ? std::to_string(row) : row_names[static_cast<std::size_t>(row)]);
+        fields.push_back(std::to_string(column));
+        fields.push_back(format_number(panel.values[static_cast<std::size_t>(row * columns + column)]));
+        table.rows.push_back(std::move(fields));
+      }
+    }
+  }
+  return table;
+}
+
+const Renderer& heat_map_renderer() {
+  static const HeatMapRenderer renderer;
+  return renderer;
+}
+
+}  // namespace kvreplay::figure

@@ -1,0 +1,48 @@
+// Matrices as colour: one map, or several with one common scale, side by side.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "gui/figure/color_map.h"
+#include "gui/figure/figure.h"
+
+namespace kvreplay::figure {
+
+// What one pixel shows where a map has more columns (or rows) than the picture has pixels.
+enum class Reduction : unsigned char {
+  maximum,  // a single peak stays visible at every size
+  mean,     // for shares and densities, where the largest of many says little
+};
+
+// A stretch of columns named above the maps ("needle").
+struct ColumnMark {
+  std::int64_t begin = 0, end = 0;  // end: one past the last
+  std::string label;
+};
+
+struct HeatMap final : Figure {
+  struct Panel {
+    std::string title;
+    std::vector<float> values;  // [rows, columns], row-major; NaN: no value, drawn grey and named in the key
+  };
+  std::int64_t rows = 0, columns = 0;
+  std::vector<Panel> panels;
+  std::string row_label, column_label;  // "layer", "query head"
+  std::vector<std::string> row_names;   // [rows], or empty: the row's number
+  std::string value_label;              // with its unit
+  ColorMap color_map = ColorMap::viridis;
+  std::optional<double> minimum, maximum;  // of the colour scale; absent: of the data
+  Reduction reduction = Reduction::maximum;
+  std::vector<ColumnMark> marks;
+
+  std::string_view kind() const override { return "heat_map"; }
+  Table data() const override;
+};
+
+// values [rows, columns] reduced to at most max_rows × max_columns, each cell standing for an equal stretch of the input.
+// NaN only where a whole stretch is NaN.
+std::vector<float> reduce_matrix(const std::vector<float>& values, std::int64_t rows, std::int64_t columns,
+                                 std::int64_t max_rows, std::int64_t max_columns, Reduction reduction);
+
+}  // namespace kvreplay::figure

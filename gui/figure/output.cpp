@@ -1,0 +1,150 @@
+// Figures as files: SVG, PDF and PNG, without anything in them that changes from one run to the next.
+#include <QBuffer>
+#include <QImage>
+#include <QPainter>
+#include <QPdfWriter>
+#include <QSvgGenerator>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "core/base/error.h"
+#include "core/base/version.h"
+#include "gui/figure/renderer.h"
+
+namespace kvreplay::figure {
+namespace {
+
+constexpr int css_pixels_an_inch = 96;
+
+std::string provenance_text(const Figure& figure) {
+  std::string text;
+  for (const auto& [key, value] : figure.provenance) text += (text.empty() ? "" : "\n") + key + ": " + value;
+  return text;
+}
+
+void replace_all(std::string& text, const std::string& from, const std::string& to) {
+  for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+    text.replace(at, from.size(), to);
+}
+
+QString document_title(const Figure& figure) {
+  return QString::fromStdString(figure.title.empty() ? std::string(figure.kind()) : figure.title);
+}
+
+std::string to_svg(const Figure& figure, const Style& style, QSizeF size, bool heading) {
+  QBuffer buffer;
+  QSvgGenerator generator;
+  generator.setOutputDevice(&buffer);
+  generator.setResolution(css_pixels_an_inch);
+  generator.setSize(size.toSize());
+  generator.setViewBox(QRectF(QPointF(0, 0), size));
+  generator.setTitle(document_title(figure));
+  generator.setDescription(QString::fromStdString(provenance_text(figure)));
+  QPainter painter(&generator);
+  paint_figure(painter, QRectF(QPointF(0, 0), size), figure, style, heading);
+  painter.end();
+  std::string svg = buffer.data().toStdString();
+  // Names a family that readers without DejaVu have, and keeps the cells of a matrix sharp.
+  replace_all(svg, "font-family=\"DejaVu Sans\"", "font-family=\"DejaVu Sans, Verdana, sans-serif\"");
+  replace_all(svg, "<image ", "<image style=\"image-rendering:pixelated\" ");
+  return svg;
+}
+
+// Overwrites what follows `key` up to `end` with zeros and keeps the length, so that the offsets within the file hold.
+void blank_after(std::string& bytes, const std::string& key, char end) {
+  for (std::size_t at = 0; (at = bytes.find(key, at)) != std::string::npos;) {
+    at += key.size();
+    for (; at < bytes.size() && bytes[at] != end; ++at)
+      if (std::isxdigit(static_cast<unsigned char>(bytes[at])) != 0) bytes[at] = '0';
+  }
+}
+
+std::string to_pdf(const Figure& figure, const Style& style, QSizeF size, bool heading) {
+  static constexpr int resolution = 1200;
+  QBuffer buffer;
+  buffer.open(QIODevice::WriteOnly);
+  {
+    QPdfWriter writer(&buffer);
+    writer.setResolution(resolution);
+    writer.setPageSize(QPageSize(size / css_pixels_an_inch, QPageSize::Inch, QString(), QPageSize::ExactMatch));
+    writer.setPageMargins(QMarginsF(0, 0, 0, 0));
+    writer.setTitle(document_title(figure));
+    writer.setCreator(QString::fromStdString(std::string(program_version()) + "; " + provenance_text(figure)));
+    QPainter painter(&writer);
+    // Otherwise Qt stores images as JPEG, and a heat map gets colours that are not on its scale.
+    painter.setRenderHint(QPainter::LosslessImageRendering);
+    painter.scale(static_cast<double>(resolution) / css_pixels_an_inch,
+                  static_cast<double>(resolution) / css_pixels_an_inch);
+    paint_figure(painter, QRectF(QPointF(0, 0), size), figure, style, heading);
+  }
+  std::string pdf = buffer.data().toStdString();
+  blank_after(pdf, "/CreationDate (D:", ')');
+  blank_after(pdf, "/ModDate (D:", ')');
+  return pdf;
+}
+
+std::string to_png(const Figure& figure, const Style& style, QSizeF size, bool heading, int pixel_ratio) {
+  QImage image((size * pixel_ratio).toSize(), QImage::Format_RGB32);
+  image.setDotsPerMeterX(static_cast<int>(std::lround(css_pixels_an_inch * pixel_ratio / 0.0254)));
+  image.setDotsPerMeterY(image.dotsPerMeterX());
+  image.fill(style.background);
+  {
+    QPainter painter(&image);
+    painter.scale(pixel_ratio, pixel_ratio);
+    paint_figure(painter, QRectF(QPointF(0, 0), size), figure, style, heading);
+  }
+  image.setText("Title", document_title(figure));
+  image.setText("Software", program_version());
+  for (const auto& [key, value] : figure.provenance)
+    image.setText(QString::fromStdString(key), QString::fromStdString(value));
+  QBuffer buffer;
+  buffer.open(QIODevice::WriteOnly);
+  if (!image.save(&buffer, "PNG")) throw Error("figure", "the PNG could not be encoded");
+  return buffer.data().toStdString();
+}
+
+Format format_of(const std::string& path) {
+  const std::string extension = std::filesystem::path(path).extension().string();
+  if (extension == ".svg") return Format::svg;
+  if (extension == ".pdf") return Format::pdf;
+  if (extension == ".png") return Format::png;
+  throw Error(path, "a figure's name must end in .svg, .pdf or .png");
+}
+
+}  // namespace
+
+double figure_height(const Figure& figure, const Output& output) {
+  if (output.height > 0) return output.height;
+  prepare_fonts();
+  const Style style = make_style(output.medium, output.dark);
+  const double inside = output.width - 2 * style.space;
+  const double heading = output.heading ? draw_heading(nullptr, figure, style, QRectF(0, 0, inside, 0)) : 0;
+  return std::ceil(heading + renderer_of(figure).height(figure, style, inside) + 2 * style.space);
+}
+
+std::string render_figure(const Figure& figure, Format format, const Output& output) {
+  prepare_fonts();
+  const Style style = make_style(output.medium, output.dark);
+  const QSizeF size(std::ceil(output.width), std::ceil(figure_height(figure, output)));
+  switch (format) {
+    case Format::svg:
+      return to_svg(figure, style, size, output.heading);
+    case Format::pdf:
+      return to_pdf(figure, style, size, output.heading);
+    case Format::png:
+      return to_png(figure, style, size, output.heading, output.pixel_ratio);
+  }
+  return {};
+}
+
+void write_figure(const Figure& figure, const std::string& path, const Output& output) {
+  const std::string bytes = render_figure(figure, format_of(path), output);
+  std::ofstream file(path, std::ios::binary);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  if (!file) throw Error(path, "cannot be written", "check that the folder exists and has space");
+}
+
+}  // namespace kvreplay::figure
