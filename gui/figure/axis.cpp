@@ -19,7 +19,7 @@ std::string with_thousands(std::string text) {
   const std::size_t point = std::min(text.find('.'), text.size());
   for (std::size_t i = point; i > start + 3;) {
     i -= 3;
-    text.insert(i, ",");
+    text.insert(i, 1, ',');
   }
   return text;
 }

@@ -76,7 +76,10 @@ void prepare_fonts() {
       static char name[] = "kvreplay";
       static char* arguments[] = {name, nullptr};
       // Lives as long as the program: Qt's font engines must outlive every figure.
+      // What it says meanwhile (XDG_RUNTIME_DIR is not set, ...) is of no use to who asked for a figure.
+      const auto handler = qInstallMessageHandler([](QtMsgType, const QMessageLogContext&, const QString&) {});
       new QGuiApplication(count, arguments);
+      qInstallMessageHandler(handler);
     }
   });
   if (QFontDatabase::families().isEmpty())
@@ -117,30 +120,14 @@ void Canvas::marker(int index, double x, double y, double size, const QColor& co
   painter.setPen(QPen(hollow ? color : style.background, hollow ? style.line_width * 0.8 : style.thin_line * 0.8));
   painter.setBrush(hollow ? style.background : color);
   switch (index % num_line_colors) {
-    case 0:
-      painter.drawEllipse(QPointF(x, y), radius, radius);
-      break;
-    case 1:
-      painter.drawPolygon(regular_polygon(x, y, radius * 1.2, 4, std::numbers::pi / 4));
-      break;  // square
-    case 2:
-      painter.drawPolygon(regular_polygon(x, y + radius * 0.2, radius * 1.3, 3, 0));
-      break;  // triangle
-    case 3:
-      painter.drawPolygon(regular_polygon(x, y, radius * 1.3, 4, 0));
-      break;  // diamond
-    case 4:
-      painter.drawPolygon(regular_polygon(x, y - radius * 0.2, radius * 1.3, 3, std::numbers::pi));
-      break;
-    case 5:
-      painter.drawPolygon(cross(x, y, radius * 1.15, 0));
-      break;  // plus
-    case 6:
-      painter.drawPolygon(cross(x, y, radius * 1.15, std::numbers::pi / 4));
-      break;  // times
-    default:
-      painter.drawPolygon(regular_polygon(x, y, radius * 1.15, 6, 0));
-      break;  // hexagon
+    case 0: painter.drawEllipse(QPointF(x, y), radius, radius); break;
+    case 1: painter.drawPolygon(regular_polygon(x, y, radius * 1.2, 4, std::numbers::pi / 4)); break;  // square
+    case 2: painter.drawPolygon(regular_polygon(x, y + radius * 0.2, radius * 1.3, 3, 0)); break;      // triangle
+    case 3: painter.drawPolygon(regular_polygon(x, y, radius * 1.3, 4, 0)); break;                     // diamond
+    case 4: painter.drawPolygon(regular_polygon(x, y - radius * 0.2, radius * 1.3, 3, std::numbers::pi)); break;
+    case 5: painter.drawPolygon(cross(x, y, radius * 1.15, 0)); break;                     // plus
+    case 6: painter.drawPolygon(cross(x, y, radius * 1.15, std::numbers::pi / 4)); break;  // times
+    default: painter.drawPolygon(regular_polygon(x, y, radius * 1.15, 6, 0)); break;       // hexagon
   }
 }
 

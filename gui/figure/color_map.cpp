@@ -48,12 +48,9 @@ Rgb color_at(ColorMap map, double position) {
                                                               0xFDDBC7, 0xF4A582, 0xD6604D, 0xB2182B, 0x67001F};
   const double t = std::isnan(position) ? 0 : std::clamp(position, 0.0, 1.0);
   switch (map) {
-    case ColorMap::viridis:
-      return viridis(t);
-    case ColorMap::cividis:
-      return between(cividis, t);
-    case ColorMap::diverging:
-      return between(diverging, t);
+    case ColorMap::viridis: return viridis(t);
+    case ColorMap::cividis: return between(cividis, t);
+    case ColorMap::diverging: return between(diverging, t);
   }
   return {};
 }

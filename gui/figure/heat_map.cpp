@@ -79,6 +79,7 @@ class HeatMapRenderer final : public Renderer {
   static double names_width(const HeatMap& map, const Style& style) {
     const QFont font = style.font(style.tick_size);
     double widest = text_width(std::to_string(std::max<std::int64_t>(0, map.rows - 1)), font);
+    if (titled(map)) widest = std::max(widest, text_width(map.row_label, font));
     for (const auto& name : map.row_names) widest = std::max(widest, text_width(name, font));
     return widest + style.space * 0.75;
   }
@@ -113,8 +114,8 @@ class HeatMapRenderer final : public Renderer {
     const double below =
         line_height(tick_font) + style.space * 0.5 + (map.column_label.empty() ? 0 : line_height(label_font));
     grid.panel_height = title + grid.marks_height + grid.map_height + below + style.space * 1.25;
-    grid.key_height =
-        line_height(label_font) + style.tick_size * 0.9 + style.space * 0.5 + line_height(tick_font) + style.space * 1.5;
+    grid.key_height = paragraph_height(map.value_label, label_font, room) + style.tick_size * 0.9 + style.space * 2.25 +
+                      line_height(tick_font);
     grid.foot = -style.space * 1.25;
     return grid;
   }
@@ -124,8 +125,9 @@ class HeatMapRenderer final : public Renderer {
     const Style& style = canvas.style;
     const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
     const double left = area.left() + names_width(map, style);
-    canvas.text(left, area.top() + ascent(label_font), map.value_label, label_font, style.ink);
-    const double bar_top = area.top() + line_height(label_font) + style.space * 0.25;
+    const double label_bottom =
+        canvas.paragraph(left, area.top(), area.right() - left, map.value_label, label_font, style.ink);
+    const double bar_top = label_bottom + style.space * 0.25;
     const double bar_width = std::min(240.0 * style.tick_size / 12, (area.right() - left) * 0.7);
     const double bar_height = style.tick_size * 0.9;
     static constexpr int steps = 256;
@@ -134,7 +136,11 @@ class HeatMapRenderer final : public Renderer {
     const QRectF bar_area(left, bar_top, bar_width, bar_height);
     canvas.painter.drawImage(bar_area, bar);
     const double baseline = bar_area.bottom() + style.space * 0.5 + ascent(tick_font);
-    for (const auto& tick : linear_ticks(scale.low, scale.high, 4)) {
+    std::vector<Tick> ticks = linear_ticks(scale.low, scale.high, 4);
+    // The end of the scale is named too, where there is room.
+    if (!ticks.empty() && (1 - scale.at(ticks.back().value)) * bar_width > style.tick_size * 3.2)
+      ticks.push_back({scale.high, number_label(scale.high, 2)});
+    for (const auto& tick : ticks) {
       const double x = bar_area.left() + scale.at(tick.value) * bar_width;
       canvas.line(x, bar_area.bottom(), x, bar_area.bottom() + style.space * 0.4, style.muted, style.thin_line);
       canvas.text(x, baseline, tick.label, tick_font, style.muted, Align::center);
@@ -180,6 +186,12 @@ class HeatMapRenderer final : public Renderer {
     paint_marks(map, canvas, grid, cells);
     if (map.rows > 0 && map.columns > 0 && !panel.values.empty())
       canvas.painter.drawImage(cells, to_image(map, panel, scale, style, cells.size()));
+    // Named rows are things of their own, not neighbours on an axis: a line sets them apart.
+    if (!map.row_names.empty())
+      for (std::int64_t row = 1; row < map.rows; ++row) {
+        const double at = cells.top() + cells.height() * static_cast<double>(row) / static_cast<double>(map.rows);
+        canvas.line(cells.left(), at, cells.right(), at, style.background, style.space * 0.35);
+      }
     const double row_height = cells.height() / static_cast<double>(std::max<std::int64_t>(1, map.rows));
     const double column_width = cells.width() / static_cast<double>(std::max<std::int64_t>(1, map.columns));
     if (first_column) {
@@ -191,9 +203,9 @@ class HeatMapRenderer final : public Renderer {
                     cells.top() + (static_cast<double>(row) + 0.5) * row_height + style.tick_size * 0.36, name, tick_font,
                     style.muted, Align::right);
       }
-      if (!map.row_label.empty() && titled(map) == false)
-        canvas.text(cells.left() - style.space * 0.6, cells.top() - style.space * 0.5, map.row_label, tick_font, style.muted,
-                    Align::right);
+      if (!map.row_label.empty() && titled(map))
+        canvas.text(cells.left() - style.space * 0.6, place.top() + ascent(label_font), map.row_label, tick_font,
+                    style.muted, Align::right);
     }
     const double baseline = cells.bottom() + style.space * 0.4 + ascent(tick_font);
     const int count = std::max(1, static_cast<int>(cells.width() / (style.tick_size * 4.5)));
@@ -204,10 +216,8 @@ class HeatMapRenderer final : public Renderer {
       canvas.text(x, baseline, tick.label, tick_font, style.muted,
                   tick.value == 0 && column_width < 4 ? Align::left : Align::center);
     }
-    const bool named_rows = titled(map) && !map.row_label.empty();
-    const std::string label =
-        named_rows && first_column ? map.row_label + " (down) × " + map.column_label : map.column_label;
-    canvas.text(cells.center().x(), baseline + line_height(label_font), label, tick_font, style.muted, Align::center);
+    canvas.text(cells.center().x(), baseline + line_height(label_font), map.column_label, tick_font, style.muted,
+                Align::center);
   }
 
   static void paint_marks(const HeatMap& map, Canvas& canvas, const Grid& grid, const QRectF& cells) {

@@ -173,7 +173,7 @@ class LineChartRenderer final : public Renderer {
     layout.zero_lane = has_zero(chart) ? style.marker_size * 3 : 0;
     plot.setBottom(area.bottom() - bottom - layout.zero_lane);
 
-    const int y_count = std::max(2, static_cast<int>(plot.height() / (style.tick_size * 3.2)));
+    const int y_count = std::max(2, static_cast<int>(plot.height() / (style.tick_size * 2.6)));
     layout.y_ticks = !chart.y.ticks.empty() ? chart.y.ticks
                      : chart.y.logarithmic  ? log_ticks(layout.y.low, layout.y.high, y_count)
                                             : linear_ticks(layout.y.low, layout.y.high, y_count, chart.y.integers);
@@ -185,8 +185,9 @@ class LineChartRenderer final : public Renderer {
       layout.legend = QRectF(plot.right() + style.space * 1.5, plot.top(), legend.width - style.space * 1.5, plot.height());
     layout.plot = plot;
     layout.zero_y = plot.bottom() + layout.zero_lane * 0.55;
-    layout.x_ticks = x_ticks(chart, style, layout);
     layout.sideways = spread(chart, style, layout);
+    make_room(layout, style);
+    layout.x_ticks = x_ticks(chart, style, layout);
     return layout;
   }
 
@@ -211,6 +212,21 @@ class LineChartRenderer final : public Renderer {
     return ticks;
   }
 
+  // Widens the x axis so that shifted points and their markers stay within the plot.
+  static void make_room(Layout& layout, const Style& style) {
+    double most = 0;
+    for (double shift : layout.sideways) most = std::max(most, std::abs(shift));
+    const double share = (most > 0 ? most + style.marker_size : 0) / layout.plot.width();
+    if (share == 0) return;
+    if (layout.x.logarithmic) {
+      const double factor = std::pow(layout.x.high / layout.x.low, share);
+      layout.x.low /= factor, layout.x.high *= factor;
+    } else {
+      const double width = (layout.x.high - layout.x.low) * share;
+      layout.x.low -= width, layout.x.high += width;
+    }
+  }
+
   // Sideways shifts that keep intervals at the same x apart; 0 where there are none.
   static std::vector<double> spread(const LineChart& chart, const Style& style, const Layout& layout) {
     std::vector<double> shift(chart.series.size(), 0.0);
@@ -221,7 +237,7 @@ class LineChartRenderer final : public Renderer {
     for (const auto& series : chart.series)
       for (std::size_t i = 1; i < series.x.size(); ++i)
         gap = std::min(gap, std::abs(layout.px(series.x[i]) - layout.px(series.x[i - 1])));
-    const double step = std::min(style.marker_size * 0.55, gap * 0.6 / static_cast<double>(chart.series.size()));
+    const double step = std::min(style.marker_size * 0.5, gap * 0.5 / static_cast<double>(chart.series.size()));
     for (std::size_t i = 0; i < shift.size(); ++i)
       shift[i] = step * (static_cast<double>(i) - static_cast<double>(shift.size() - 1) / 2);
     return shift;

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "core/base/error.h"
+#include "core/base/text.h"
 #include "core/base/version.h"
 #include "gui/figure/renderer.h"
 
@@ -20,7 +21,8 @@ constexpr int css_pixels_an_inch = 96;
 
 std::string provenance_text(const Figure& figure) {
   std::string text;
-  for (const auto& [key, value] : figure.provenance) text += (text.empty() ? "" : "\n") + key + ": " + value;
+  for (const auto& [key, value] : figure.provenance)
+    text += (text.empty() ? "" : "\n") + printable(key) + ": " + printable(value);
   return text;
 }
 
@@ -30,7 +32,28 @@ void replace_all(std::string& text, const std::string& from, const std::string& 
 }
 
 QString document_title(const Figure& figure) {
-  return QString::fromStdString(figure.title.empty() ? std::string(figure.kind()) : figure.title);
+  return QString::fromStdString(figure.title.empty() ? std::string(figure.kind()) : printable(figure.title));
+}
+
+// What QSvgGenerator writes, made smaller and portable: it repeats on every group the font that each text has anyway, and
+// all defaults; names only the one font family; measures the page in millimetres; and does not say that the cells of a
+// matrix are to stay sharp.
+std::string tidy_svg(std::string svg, QSizeF size) {
+  const auto page = svg.find("<svg width=");
+  const auto view = svg.find("viewBox=", page);
+  svg.replace(page, view - page,
+              "<svg width=\"" + std::to_string(std::lround(size.width())) + "\" height=\"" +
+                  std::to_string(std::lround(size.height())) + "\" ");
+  for (std::size_t at = 0; (at = svg.find("\nfont-family=", at)) != std::string::npos;)
+    svg.erase(at, svg.find('>', at) - at);
+  for (const char* redundant :
+       {" transform=\"matrix(1,0,0,1,0,0)\"", " fill-opacity=\"1\"", " stroke-opacity=\"1\"", " font-weight=\"400\"",
+        " font-style=\"normal\"", " vector-effect=\"none\"", "<defs>\n</defs>\n"})
+    replace_all(svg, redundant, "");
+  replace_all(svg, " \n >", ">");
+  replace_all(svg, "font-family=\"DejaVu Sans\"", "font-family=\"DejaVu Sans, Verdana, sans-serif\"");
+  replace_all(svg, "<image ", "<image style=\"image-rendering:pixelated\" ");
+  return svg;
 }
 
 std::string to_svg(const Figure& figure, const Style& style, QSizeF size, bool heading) {
@@ -40,16 +63,13 @@ std::string to_svg(const Figure& figure, const Style& style, QSizeF size, bool h
   generator.setResolution(css_pixels_an_inch);
   generator.setSize(size.toSize());
   generator.setViewBox(QRectF(QPointF(0, 0), size));
-  generator.setTitle(document_title(figure));
-  generator.setDescription(QString::fromStdString(provenance_text(figure)));
+  // Qt writes both as they are; they may come from a file.
+  generator.setTitle(document_title(figure).toHtmlEscaped());
+  generator.setDescription(QString::fromStdString(provenance_text(figure)).toHtmlEscaped());
   QPainter painter(&generator);
   paint_figure(painter, QRectF(QPointF(0, 0), size), figure, style, heading);
   painter.end();
-  std::string svg = buffer.data().toStdString();
-  // Names a family that readers without DejaVu have, and keeps the cells of a matrix sharp.
-  replace_all(svg, "font-family=\"DejaVu Sans\"", "font-family=\"DejaVu Sans, Verdana, sans-serif\"");
-  replace_all(svg, "<image ", "<image style=\"image-rendering:pixelated\" ");
-  return svg;
+  return tidy_svg(buffer.data().toStdString(), size);
 }
 
 // Overwrites what follows `key` up to `end` with zeros and keeps the length, so that the offsets within the file hold.
@@ -129,12 +149,9 @@ std::string render_figure(const Figure& figure, Format format, const Output& out
   const Style style = make_style(output.medium, output.dark);
   const QSizeF size(std::ceil(output.width), std::ceil(figure_height(figure, output)));
   switch (format) {
-    case Format::svg:
-      return to_svg(figure, style, size, output.heading);
-    case Format::pdf:
-      return to_pdf(figure, style, size, output.heading);
-    case Format::png:
-      return to_png(figure, style, size, output.heading, output.pixel_ratio);
+    case Format::svg: return to_svg(figure, style, size, output.heading);
+    case Format::pdf: return to_pdf(figure, style, size, output.heading);
+    case Format::png: return to_png(figure, style, size, output.heading, output.pixel_ratio);
   }
   return {};
 }

@@ -26,6 +26,7 @@ void paint_figure(QPainter& painter, const QRectF& area, const Figure& figure, c
   painter.setRenderHint(QPainter::Antialiasing);
   painter.setRenderHint(QPainter::TextAntialiasing);
   Canvas canvas{painter, style};
+  painter.setFont(style.font(style.tick_size));
   canvas.rectangle(area, style.background);
   const double margin = style.space;
   QRectF inside = area.adjusted(margin, margin, -margin, -margin);

@@ -69,8 +69,8 @@ class TokenStripRenderer final : public Renderer {
     const double rule = style.line_width * 0.6;
     const QColor line = style.dark ? QColor(0x7c, 0xb9, 0xf2) : QColor(0x0b, 0x4f, 0x8f);
     if (level > 0) {
-      canvas.rectangle(QRectF(x, top, width, height), ground(style, levels[level].tint));
-      canvas.rectangle(QRectF(x, top + height, width, levels[level].underline * rule), line);
+      canvas.rectangle(QRectF(x + 0.5, top, width - 1, height), ground(style, levels[level].tint));
+      canvas.rectangle(QRectF(x + 0.5, top + height, width - 1, levels[level].underline * rule), line);
     }
     QColor ink = style.ink;
     if (level == 0) ink = style.dark ? QColor(0x7d, 0x85, 0x8e) : QColor(0x8c, 0x95, 0x9f);

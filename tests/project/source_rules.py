@@ -23,7 +23,7 @@ MAY_INCLUDE = {
     "tests": {"core", "gpu", "gui", "trace_tools"},
 }
 # The same inside core/: lower parts never know higher ones.
-CORE_LAYERS = ["base", "kernels", "trace", "model", "policy", "metric", "replay"]
+CORE_LAYERS = ["base", "kernels", "trace", "model", "policy", "metric", "replay", "report"]
 
 HDF5_HEADER = re.compile(r'#\s*include\s*[<"](?:hdf5|hdf5_hl|H5\w*)\.h[>"]')
 INCLUDE = re.compile(r'#\s*include\s*[<"]([^>"]+)[>"]')

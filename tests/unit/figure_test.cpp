@@ -271,7 +271,7 @@ TEST(FigureAxis, LinearTicksAreNiceAndInside) {
   for (const auto& tick : linear_ticks(0, 0.9, 5)) labels.push_back(tick.label);
   EXPECT_EQ(labels, (std::vector<std::string>{"0.0", "0.2", "0.4", "0.6", "0.8"}));
   for (const auto& tick : linear_ticks(-0.3, 7.2, 4, true)) EXPECT_EQ(tick.value, std::round(tick.value));
-  EXPECT_EQ(linear_ticks(0, 4096, 4)[1].label, "1,000");
+  EXPECT_EQ(linear_ticks(0, 4096, 5)[1].label, "1,000");
 }
 
 TEST(FigureAxis, LogTicksCoverManyDecadesAndPartsOfOne) {
