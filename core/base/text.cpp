@@ -55,8 +55,8 @@ std::string format_bytes(double bytes) {
 
 std::string format_seconds(double seconds) {
   if (seconds < 1) return print("%.0f %s", seconds * 1000, "ms");
-  if (seconds < 60) return print("%.1f %s", seconds, "s");
-  const auto whole = static_cast<long long>(seconds + 0.5);
+  if (seconds < 59.95) return print("%.1f %s", seconds, "s");
+  const auto whole = std::llround(seconds);
   if (whole < 3600) return std::to_string(whole / 60) + " min " + std::to_string(whole % 60) + " s";
   return std::to_string(whole / 3600) + " h " + std::to_string(whole % 3600 / 60) + " min";
 }
