@@ -25,6 +25,8 @@
 
 namespace kvreplay {
 
+struct TokenizerSettings;
+
 // What "<|eot_id|>" inside a text is. User text is never parsed: whoever writes it must not be able to end a turn.
 enum class SpecialTokens : std::uint8_t {
   as_text,  // its characters
@@ -66,6 +68,8 @@ class Tokenizer {
   virtual std::vector<std::int32_t> encode_utf8(std::string_view text, SpecialTokens special) const = 0;
   // The space that encode puts before a text, and decode takes away: Llama 2, Mistral.
   virtual bool prepends_space() const = 0;
+  // Sets bos_, eos_ and adds_bos_ from what the model's files say. Called by constructors once token_id works.
+  void apply_settings(const TokenizerSettings& settings);
 
   std::optional<std::int32_t> bos_;
   std::vector<std::int32_t> eos_;
