@@ -105,12 +105,9 @@ BpeTokenizer::BpeTokenizer(BpeDefinition definition, const TokenizerSettings& se
 
 std::string BpeTokenizer::bytes_of_name(const std::string& name) const {
   switch (definition_.symbols) {
-    case BpeDefinition::Symbols::raw_bytes:
-      return name;
-    case BpeDefinition::Symbols::mapped_bytes:
-      return bytes_of_stand_ins(name).value_or(name);
-    case BpeDefinition::Symbols::characters:
-      break;
+    case BpeDefinition::Symbols::raw_bytes: return name;
+    case BpeDefinition::Symbols::mapped_bytes: return bytes_of_stand_ins(name).value_or(name);
+    case BpeDefinition::Symbols::characters: break;
   }
   if (definition_.byte_fallback && name.size() == 6 && name.starts_with("<0x") && name.ends_with('>'))
     for (unsigned byte = 0; byte < 256; ++byte)

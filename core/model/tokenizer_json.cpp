@@ -48,15 +48,22 @@ void read_vocabulary(const std::string& where, const json& entries, Vocabulary& 
   }
 }
 
-// "left right" or ["left", "right"].
-std::array<std::string, 2> merge_parts(const std::string& where, const json& entry) {
+// "left right" or ["left", "right"]. Where tokens have spaces in them, "left right" means the only cut whose parts are
+// tokens that make a token.
+std::array<std::string, 2> merge_parts(const std::string& where, const json& entry, const Vocabulary& vocabulary) {
   if (entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_string())
     return {entry[0].get<std::string>(), entry[1].get<std::string>()};
-  if (entry.is_string()) {
-    const std::vector<std::string> parts = split(entry.get_ref<const std::string&>(), ' ');
-    if (parts.size() == 2) return {parts[0], parts[1]};
-  }
-  throw Error(where, "is no pair of tokens");
+  if (!entry.is_string()) throw Error(where, "is no pair of tokens");
+  const auto& text = entry.get_ref<const std::string&>();
+  std::vector<std::size_t> cuts;
+  for (std::size_t at = text.find(' '); at != std::string::npos; at = text.find(' ', at + 1)) cuts.push_back(at);
+  if (cuts.size() > 1)
+    std::erase_if(cuts, [&](std::size_t cut) {
+      const std::string left = text.substr(0, cut), right = text.substr(cut + 1);
+      return !vocabulary.find(left) || !vocabulary.find(right) || !vocabulary.find(left + right);
+    });
+  if (cuts.size() != 1) throw Error(where, "is no pair of tokens");
+  return {text.substr(0, cuts[0]), text.substr(cuts[0] + 1)};
 }
 
 void add_merge(const std::string& list, std::size_t index, const std::array<std::string, 2>& parts,
@@ -171,7 +178,7 @@ std::unique_ptr<Tokenizer> read_tokenizer_json(const std::string& path, const js
   const std::string list = path + ": model.merges";
   definition.merges = MergeTable(merges.size());
   for (std::size_t i = 0; i < merges.size(); ++i)
-    add_merge(list, i, merge_parts(list + "[" + std::to_string(i) + "]", merges[i]), definition);
+    add_merge(list, i, merge_parts(list + "[" + std::to_string(i) + "]", merges[i], definition.vocabulary), definition);
   read_added_tokens(path, section(file, "added_tokens"), definition.added_tokens);
   definition.normalizer = make_normalizer(section(file, "normalizer"), path + ": normalizer");
   definition.pre_tokenizer = make_pre_tokenizer(section(file, "pre_tokenizer"), path + ": pre_tokenizer");
@@ -244,7 +251,8 @@ std::unique_ptr<Tokenizer> load_vocabulary_and_merges(const std::string& directo
   for (std::size_t i = 0; i < lines.size(); ++i) {
     if (lines[i].ends_with('\r')) lines[i].pop_back();
     if (lines[i].empty()) continue;
-    add_merge(merges_path, i, merge_parts(merges_path + "[" + std::to_string(i) + "]", lines[i]), definition);
+    add_merge(merges_path, i, merge_parts(merges_path + "[" + std::to_string(i) + "]", lines[i], definition.vocabulary),
+              definition);
   }
   const bool qwen = settings.tokenizer_class.starts_with("Qwen") || settings.model_type.starts_with("qwen");
   definition.pre_tokenizer = qwen ? qwen2_pre_tokenizer() : gpt2_pre_tokenizer();

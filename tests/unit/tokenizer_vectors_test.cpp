@@ -62,10 +62,10 @@ INSTANTIATE_TEST_SUITE_P(OfRealModels, TokenizerVectors,
                          testing::Values(VectorCase{"llama-bpe", "llama3-tokenizer"},
                                          VectorCase{"llama-spm", "llama2-tokenizer/tokenizer.model"},
                                          VectorCase{"llama-spm", "llama2-tokenizer/hf_tokenizer.json"},
-                                         VectorCase{"llama-spm", "llama2-tokenizer"},
-                                         VectorCase{"qwen2", "qwen2-tokenizer"}, VectorCase{"gpt-2", "gpt2-tokenizer"}),
-                         [](const auto& info) {
-                           std::string name = info.param.vectors + "_" + info.param.tokenizer;
+                                         VectorCase{"llama-spm", "llama2-tokenizer"}, VectorCase{"qwen2", "qwen2-tokenizer"},
+                                         VectorCase{"gpt-2", "gpt2-tokenizer"}),
+                         [](const auto& tested) {
+                           std::string name = tested.param.vectors + "_" + tested.param.tokenizer;
                            for (char& c : name)
                              if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
                            return name;
