@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/sha256.h"
 #include "core/model/tokenizer_files.h"
 
@@ -30,6 +31,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::vector<std::string> probe;
     if (!processor_.Encode("a", &probe).ok() || probe.empty()) throw Error(path, "the SentencePiece model encodes nothing");
     prepends_space_ = probe[0].starts_with(space_mark);
+    cuts_before_newline_ = can_cut_before_newline();
     description_ = "SentencePiece, " + std::to_string(processor_.GetPieceSize()) + " tokens, " +
                    std::filesystem::path(path).filename().string();
     sha256_ = sha256_hex(contents);
@@ -116,11 +118,48 @@ class SentencePieceTokenizer final : public Tokenizer {
     append_part(text.substr(done), ids);
   }
 
+  // SentencePiece's working memory grows with the text until no cache holds it. A long text is cut before line ends where
+  // that changes nothing, which is also what lets several threads work on it.
   void append_part(std::string_view text, std::vector<std::int32_t>& ids) const {
-    std::vector<int> part;
-    if (const auto status = processor_.Encode(text, &part); !status.ok())
+    constexpr std::size_t block_bytes = 4096;
+    std::vector<std::string_view> blocks;
+    while (cuts_before_newline_ && text.size() > block_bytes) {
+      const std::size_t cut = text.find('\n', block_bytes);
+      if (cut == std::string_view::npos) break;
+      blocks.push_back(text.substr(0, cut));
+      text.remove_prefix(cut);
+    }
+    blocks.push_back(text);
+    std::vector<std::vector<int>> parts(blocks.size());
+    parallel_for(static_cast<std::int64_t>(blocks.size()), 1, [&](std::int64_t begin, std::int64_t) {
+      const auto i = static_cast<std::size_t>(begin);
+      parts[i] = i == 0 ? encode_whole(blocks[i]) : encode_behind(blocks[i]);
+    });
+    for (const auto& part : parts) ids.insert(ids.end(), part.begin(), part.end());
+  }
+
+  std::vector<int> encode_whole(std::string_view text) const {
+    std::vector<int> ids;
+    if (const auto status = processor_.Encode(text, &ids); !status.ok())
       throw Error(path_, std::string("SentencePiece cannot encode this text: ") + status.message());
-    ids.insert(ids.end(), part.begin(), part.end());
+    return ids;
+  }
+  // Of a text that begins with a line end and follows another: without the space that is put before every text.
+  std::vector<int> encode_behind(std::string_view text) const {
+    std::vector<int> ids = encode_whole(text);
+    if (prepends_space_ && !ids.empty()) ids.erase(ids.begin());
+    return ids;
+  }
+
+  // True when no piece reaches across a line end: it is a byte token then, alone between its neighbours.
+  bool can_cut_before_newline() const {
+    for (int id = 0; id < processor_.GetPieceSize(); ++id)
+      if (processor_.IdToPiece(id).find('\n') != std::string::npos) return false;
+    const std::string left = "ab  ", right = "\n\n  cd";
+    std::vector<int> joined = encode_whole(left);
+    const std::vector<int> behind = encode_behind(right);
+    joined.insert(joined.end(), behind.begin(), behind.end());
+    return joined == encode_whole(left + right);
   }
 
   std::string path_;
@@ -130,6 +169,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   AddedTokens marked_;  // control pieces, and tokens that were added behind the vocabulary
   std::vector<std::string> found_in_text_;
   bool prepends_space_ = false;
+  bool cuts_before_newline_ = false;
 };
 
 }  // namespace
