@@ -1,0 +1,142 @@
+#include "core/trace/hdf5_internal.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/base/error.h"
+
+namespace kvreplay::hdf5 {
+namespace {
+
+std::recursive_mutex& global_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+thread_local bool silenced = false;
+
+herr_t keep_description(unsigned, const H5E_error2_t* entry, void* target) {
+  auto& text = *static_cast<std::string*>(target);
+  if (text.empty() && entry->desc != nullptr) text = entry->desc;
+  return 0;
+}
+
+Type text_type(std::size_t size) {
+  Type type(H5Tcopy(H5T_C_S1));
+  H5Tset_size(type, std::max<std::size_t>(1, size));
+  H5Tset_cset(type, H5T_CSET_UTF8);
+  H5Tset_strpad(type, H5T_STR_NULLPAD);
+  return type;
+}
+
+void write_attribute_of(hid_t object, const std::string& where, const char* name, hid_t type, hid_t space,
+                        const void* value) {
+  if (H5Aexists(object, name) > 0) check(H5Adelete(object, name), where, "cannot replace an attribute");
+  const Attribute attribute(
+      check_id(H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT), where, "cannot create an attribute"));
+  check(H5Awrite(attribute, type, value), where, "cannot write an attribute");
+}
+
+void write_scalar(hid_t object, const std::string& where, const char* name, hid_t type, const void* value) {
+  const Space space(H5Screate(H5S_SCALAR));
+  write_attribute_of(object, where, name, type, space, value);
+}
+
+Space list_space(std::size_t count) {
+  const hsize_t dimension = count;
+  return Space(H5Screate_simple(1, &dimension, nullptr));
+}
+
+}  // namespace
+
+Guard::Guard() : lock_(global_mutex()) {
+  if (!silenced) H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  silenced = true;
+}
+
+std::string reason() {
+  std::string text;
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_description, &text);
+  H5Eclear2(H5E_DEFAULT);
+  return text;
+}
+
+void fail(const std::string& where, const std::string& what, const std::string& remedy) {
+  const std::string why = reason();
+  throw Error(where, why.empty() ? what : what + " (" + why + ")", remedy);
+}
+
+hid_t check_id(hid_t id, const std::string& where, const char* what) {
+  if (id < 0) fail(where, what);
+  return id;
+}
+
+void check(herr_t status, const std::string& where, const char* what) {
+  if (status < 0) fail(where, what);
+}
+
+Type float16_type() {
+  Type type(H5Tcopy(H5T_IEEE_F32LE));
+  H5Tset_fields(type, 15, 10, 5, 0, 10);
+  H5Tset_precision(type, 16);
+  H5Tset_size(type, 2);
+  H5Tset_ebias(type, 15);
+  return type;
+}
+
+Type stored_type(ElementType type) {
+  switch (type) {
+    case ElementType::float32: return Type(H5Tcopy(H5T_IEEE_F32LE));
+    case ElementType::float16: return float16_type();
+    case ElementType::bfloat16: break;
+  }
+  return Type(H5Tcopy(H5T_STD_U16LE));
+}
+
+Properties file_access() {
+  Properties access(H5Pcreate(H5P_FILE_ACCESS));
+  H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
+  H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+  return access;
+}
+
+void write_attribute(hid_t object, const std::string& where, const char* name, std::int64_t value) {
+  write_scalar(object, where, name, H5T_STD_I64LE, &value);
+}
+
+void write_attribute(hid_t object, const std::string& where, const char* name, int value) {
+  write_scalar(object, where, name, H5T_STD_I32LE, &value);
+}
+
+void write_attribute(hid_t object, const std::string& where, const char* name, double value) {
+  write_scalar(object, where, name, H5T_IEEE_F64LE, &value);
+}
+
+void write_attribute(hid_t object, const std::string& where, const char* name, std::string_view value) {
+  const std::string terminated(value);
+  write_scalar(object, where, name, text_type(value.size()), terminated.c_str());
+}
+
+void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<std::string>& value) {
+  std::size_t longest = 1;
+  for (const auto& text : value) longest = std::max(longest, text.size());
+  std::string packed(longest * value.size(), '\0');
+  for (std::size_t i = 0; i < value.size(); ++i) std::copy(value[i].begin(), value[i].end(), packed.begin() + static_cast<std::ptrdiff_t>(i * longest));
+  write_attribute_of(object, where, name, text_type(longest), list_space(value.size()), packed.data());
+}
+
+void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<int>& value) {
+  write_attribute_of(object, where, name, H5T_STD_I32LE, list_space(value.size()), value.data());
+}
+
+void write_dataset(hid_t parent, const std::string& where, const char* name, hid_t type, const std::vector<hsize_t>& shape,
+                   const void* values) {
+  const Space space(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr));
+  const Dataset dataset(check_id(H5Dcreate2(parent, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), where,
+                                 "cannot create a dataset"));
+  bool empty = false;
+  for (const auto n : shape) empty = empty || n == 0;
+  if (!empty) check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), where, "cannot be written");
+}
+
+}  // namespace kvreplay::hdf5

@@ -1,0 +1,86 @@
+// HDF5 handles that close themselves, and HDF5's error stack turned into Error. Internal to core/trace: no other folder
+// includes HDF5.
+#pragma once
+
+#include <hdf5.h>
+
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/base/element_type.h"
+
+namespace kvreplay::hdf5 {
+
+template <herr_t (*Close)(hid_t)>
+class Id {
+ public:
+  Id() = default;
+  explicit Id(hid_t id) : id_(id) {}
+  Id(Id&& other) noexcept : id_(std::exchange(other.id_, H5I_INVALID_HID)) {}
+  Id& operator=(Id&& other) noexcept {
+    if (this != &other) {
+      reset();
+      id_ = std::exchange(other.id_, H5I_INVALID_HID);
+    }
+    return *this;
+  }
+  ~Id() { reset(); }
+  herr_t reset() { return id_ >= 0 ? Close(std::exchange(id_, H5I_INVALID_HID)) : 0; }
+  operator hid_t() const { return id_; }
+  bool valid() const { return id_ >= 0; }
+
+ private:
+  hid_t id_ = H5I_INVALID_HID;
+};
+
+using File = Id<H5Fclose>;
+using Group = Id<H5Gclose>;
+using Object = Id<H5Oclose>;
+using Dataset = Id<H5Dclose>;
+using Attribute = Id<H5Aclose>;
+using Type = Id<H5Tclose>;
+using Space = Id<H5Sclose>;
+using Properties = Id<H5Pclose>;
+
+// Held by every function that calls HDF5. HDF5 has one global lock anyway; ours, unlike its own, can be held while a
+// child process is forked, so that the child never inherits a lock that nobody will release. It also keeps HDF5 from
+// printing its error stack (a setting that each thread has of its own).
+class Guard {
+ public:
+  Guard();
+
+ private:
+  std::unique_lock<std::recursive_mutex> lock_;
+};
+
+// What HDF5 says went wrong, innermost reason, as one phrase. Empties the error stack.
+std::string reason();
+
+// Throws Error(where, what + HDF5's reason, remedy).
+[[noreturn]] void fail(const std::string& where, const std::string& what, const std::string& remedy = {});
+
+// The id, or an Error when HDF5 returned a negative one.
+hid_t check_id(hid_t id, const std::string& where, const char* what);
+void check(herr_t status, const std::string& where, const char* what);
+
+Type float16_type();  // IEEE half, as h5py writes numpy.float16
+Type stored_type(ElementType type);
+
+// File access: the format of HDF5 1.10, strong close, so that no forgotten handle keeps a file open.
+Properties file_access();
+
+void write_attribute(hid_t object, const std::string& where, const char* name, std::int64_t value);
+void write_attribute(hid_t object, const std::string& where, const char* name, int value);
+void write_attribute(hid_t object, const std::string& where, const char* name, double value);
+void write_attribute(hid_t object, const std::string& where, const char* name, std::string_view value);  // fixed length
+void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<std::string>& value);
+void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<int>& value);
+
+// Writes a small dataset in one go (contiguous).
+void write_dataset(hid_t parent, const std::string& where, const char* name, hid_t type,
+                   const std::vector<hsize_t>& shape, const void* values);
+
+}  // namespace kvreplay::hdf5

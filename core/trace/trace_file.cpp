@@ -1,0 +1,143 @@
+// open_trace: a Trace over a file.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/trace/finite_internal.h"
+#include "core/trace/identity.h"
+#include "core/trace/source_internal.h"
+#include "core/trace/trace.h"
+#include "core/trace/trace_structure_internal.h"
+
+namespace kvreplay {
+namespace {
+
+IndexRange resolve(IndexRange range, std::int64_t size, const std::string& where, const char* axis) {
+  if (range.end < 0) range.end = size;
+  if (range.begin < 0 || range.begin > range.end || range.end > size)
+    throw Error(where, std::string("has ") + std::to_string(size) + " " + axis + ", and " + std::to_string(range.begin) + " to " +
+                           std::to_string(range.end) + " were asked for");
+  return range;
+}
+
+// Row and column of element `index` of a slice, for messages.
+std::string element_name(std::int64_t index, const std::array<std::int64_t, 3>& from, const std::array<std::int64_t, 3>& count,
+                         bool flat) {
+  const std::int64_t column = from[2] + index % count[2];
+  const std::int64_t row = from[1] + index / count[2] % count[1];
+  const std::int64_t head = from[0] + index / count[2] / count[1];
+  const std::string tail = std::to_string(row) + ", " + std::to_string(column) + "]";
+  return flat ? "[" + tail : "[" + std::to_string(head) + ", " + tail;
+}
+
+class FileTrace final : public Trace {
+ public:
+  FileTrace(const std::string& path, Trust trust) : source_(open_source(path, trust)) {
+    Problems problems;
+    structure_ = read_trace_structure(*source_, problems);
+    if (!problems.empty()) {
+      const Problem& first = problems.front();
+      throw Error(first.node == "/" ? path : path + ":" + first.node, first.what, first.remedy);
+    }
+    for (const auto& layer : structure_.layers) layers_.push_back(layer.layer);
+  }
+
+  const std::string& path() const override { return source_->path(); }
+  const ModelInfo& model() const override { return structure_.model; }
+  std::int64_t num_tokens() const override { return structure_.tokens; }
+  std::int64_t prompt_length() const override { return structure_.prompt_length; }
+  bool complete() const override { return structure_.complete; }
+  const std::vector<int>& layers() const override { return layers_; }
+  int sliding_window(int layer) const override { return entry(layer).sliding_window; }
+  const std::vector<std::int32_t>& token_ids() const override { return structure_.token_ids; }
+  const std::vector<std::int32_t>& query_positions() const override { return structure_.query_positions; }
+  const std::vector<std::int32_t>& attention_positions() const override { return structure_.attention_positions; }
+  const std::vector<TextSpan>& spans() const override { return structure_.spans; }
+  std::string manifest() const override { return structure_.manifest; }
+
+  std::vector<std::string> token_texts() const override {
+    if (!structure_.has_text) return {};
+    const std::int64_t zero = 0, count = structure_.tokens + 1;
+    std::vector<std::int64_t> offsets(static_cast<std::size_t>(count));
+    source_->read_into("/tokens/text_offsets", {&zero, 1}, {&count, 1}, offsets.data());
+    // The file may have changed since it was checked.
+    if (!std::is_sorted(offsets.begin(), offsets.end()) || offsets.front() != 0) throw Error(path() + ":/tokens/text_offsets", "do not rise");
+    std::string bytes(static_cast<std::size_t>(offsets.back()), '\0');
+    source_->read_into("/tokens/text", {&zero, 1}, {&offsets.back(), 1}, bytes.data());
+    std::vector<std::string> texts;
+    for (std::size_t t = 0; t + 1 < offsets.size(); ++t)
+      texts.push_back(bytes.substr(static_cast<std::size_t>(offsets[t]), static_cast<std::size_t>(offsets[t + 1] - offsets[t])));
+    return texts;
+  }
+
+  std::vector<float> nll() const override {
+    if (!structure_.has_nll) return {};
+    const std::int64_t zero = 0;
+    std::vector<float> values(static_cast<std::size_t>(structure_.tokens));
+    source_->read_into("/tokens/nll", {&zero, 1}, {&structure_.tokens, 1}, values.data());
+    for (std::size_t t = 1; t < values.size(); ++t)
+      if (!std::isfinite(values[t])) throw Error(path() + ":/tokens/nll", "holds a NaN or an infinity at token " + std::to_string(t));
+    return values;
+  }
+
+  std::string identity() const override { return file_identity(path()); }
+
+  bool has(int layer, LayerDataset which) const override {
+    return entry(layer).tensors[static_cast<std::size_t>(which)].has_value();
+  }
+  ElementType type(int layer, LayerDataset which) const override { return tensor(layer, which).type; }
+  std::array<std::int64_t, 3> shape(int layer, LayerDataset which) const override { return tensor(layer, which).shape; }
+
+  Tensor<float, 3> read(int layer, LayerDataset which, IndexRange heads, IndexRange rows) const override {
+    const StoredTensor& stored = tensor(layer, which);
+    const std::string where = path() + ":" + stored.node;
+    heads = resolve(heads, stored.shape[0], where, "heads");
+    rows = resolve(rows, stored.shape[1], where, "rows");
+    const std::array<std::int64_t, 3> start = {heads.begin, rows.begin, 0};
+    const std::array<std::int64_t, 3> count = {heads.end - heads.begin, rows.end - rows.begin, stored.shape[2]};
+    // Two-dimensional datasets have one "head".
+    const bool flat = stored.info.shape.size() == 2;
+    if (flat && heads.begin == heads.end) return Tensor<float, 3>(count);
+    Tensor<float, 3> out(count);
+    float* target = out.data();
+    std::int64_t done = 0;
+    const std::span<const std::int64_t> file_start(start.data() + (flat ? 1 : 0), flat ? 2 : 3),
+        file_count(count.data() + (flat ? 1 : 0), flat ? 2 : 3);
+    source_->read(stored.node, file_start, file_count, [&](std::span<const std::byte> piece) {
+      const std::size_t n = piece.size() / element_size(stored.type);
+      to_float32(stored.type, piece.data(), target + done, n);
+      if (const auto bad = first_not_finite(target + done, n); bad < n)
+        throw Error(where, "holds a NaN or an infinity at " +
+                               element_name(done + static_cast<std::int64_t>(bad), start, count, flat),
+                    "the capture that made it went wrong; capture it again");
+      done += static_cast<std::int64_t>(n);
+    });
+    return out;
+  }
+
+ private:
+  const LayerStructure& entry(int layer) const {
+    const auto found = std::find(layers_.begin(), layers_.end(), layer);
+    if (found == layers_.end())
+      throw Error(path(), "has no layer " + std::to_string(layer), "`kvreplay inspect` lists the layers that were captured");
+    return structure_.layers[static_cast<std::size_t>(found - layers_.begin())];
+  }
+
+  const StoredTensor& tensor(int layer, LayerDataset which) const {
+    const auto& found = entry(layer).tensors[static_cast<std::size_t>(which)];
+    if (!found) throw Error(path() + ":" + layer_dataset_node(layer, which), "is not in this trace", produced_by(which));
+    return *found;
+  }
+
+  std::unique_ptr<Source> source_;
+  TraceStructure structure_;
+  std::vector<int> layers_;
+};
+
+}  // namespace
+
+std::unique_ptr<Trace> open_trace(const std::string& path, Trust trust) { return std::make_unique<FileTrace>(path, trust); }
+
+}  // namespace kvreplay

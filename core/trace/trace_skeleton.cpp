@@ -1,0 +1,158 @@
+#include "core/trace/trace_skeleton_internal.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/version.h"
+#include "core/trace/trace_structure_internal.h"
+
+namespace kvreplay {
+namespace {
+
+hdf5::Group make_group(hid_t file, const std::string& where, const std::string& node) {
+  return hdf5::Group(hdf5::check_id(H5Gcreate2(file, node.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), where, "cannot be written"));
+}
+
+hdf5::Type type_of(const ChunkedDataset& d) {
+  switch (d.content) {
+    case ChunkedDataset::Content::bytes: return hdf5::Type(H5Tcopy(H5T_STD_U8LE));
+    case ChunkedDataset::Content::int32: return hdf5::Type(H5Tcopy(H5T_STD_I32LE));
+    case ChunkedDataset::Content::int64: return hdf5::Type(H5Tcopy(H5T_STD_I64LE));
+    case ChunkedDataset::Content::tensor: break;
+  }
+  return hdf5::stored_type(d.type);
+}
+
+void make_chunked(hid_t file, const std::string& where, const ChunkedDataset& d) {
+  const auto shape = d.shape(), chunk = d.chunk();
+  const std::vector<hsize_t> dims(shape.begin(), shape.end()), chunk_dims(chunk.begin(), chunk.end());
+  std::vector<hsize_t> most = dims;
+  // A dataset of one chunk with no room to grow gets an index that single-writer mode does not support.
+  if (d.chunks() == 1) ++most[d.axes == ChunkedDataset::Axes::outer_rows_inner || d.axes == ChunkedDataset::Axes::outer_rows ? 1 : 0];
+  const hdf5::Space space(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), most.data()));
+  const hdf5::Properties creation(H5Pcreate(H5P_DATASET_CREATE));
+  H5Pset_chunk(creation, static_cast<int>(chunk_dims.size()), chunk_dims.data());
+  H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER);
+  const hdf5::Type type = type_of(d);
+  const hdf5::Dataset id(hdf5::check_id(H5Dcreate2(file, d.node.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
+                                        where + ":" + d.node, "cannot be created"));
+  if (d.content == ChunkedDataset::Content::tensor && d.type == ElementType::bfloat16)
+    hdf5::write_attribute(id, where + ":" + d.node, "encoding", std::string_view("bfloat16"));
+}
+
+// Its place in the file is fixed from the start, so that writing it changes no metadata.
+void make_fixed(hid_t file, const std::string& where, const std::string& node, hid_t type, hsize_t count) {
+  const hdf5::Space space(H5Screate_simple(1, &count, nullptr));
+  const hdf5::Properties creation(H5Pcreate(H5P_DATASET_CREATE)), links(H5Pcreate(H5P_LINK_CREATE));
+  H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY);
+  H5Pset_create_intermediate_group(links, 1);
+  const hdf5::Dataset id(hdf5::check_id(H5Dcreate2(file, node.c_str(), type, space, links, creation, H5P_DEFAULT),
+                                        where + ":" + node, "cannot be created"));
+}
+
+void write_root(hid_t file, const std::string& where, const TraceLayout& layout) {
+  const hdf5::Group root(hdf5::check_id(H5Gopen2(file, "/", H5P_DEFAULT), where, "cannot be written"));
+  hdf5::write_attribute(root, where, "format", std::string_view("kvreplay-trace"));
+  hdf5::write_attribute(root, where, "version", 1);
+  hdf5::write_attribute(root, where, "complete", 0);
+  const std::string maker = layout.created_by.empty() ? program_version() : layout.created_by;
+  hdf5::write_attribute(root, where, "created_by", std::string_view(maker));
+  if (!layout.created_utc.empty()) hdf5::write_attribute(root, where, "created_utc", std::string_view(layout.created_utc));
+  if (!layout.command.empty()) hdf5::write_attribute(root, where, "command", std::string_view(layout.command));
+  if (!layout.manifest.empty()) hdf5::write_attribute(root, where, "manifest", std::string_view(layout.manifest));
+}
+
+void write_model(hid_t file, const std::string& where, const ModelInfo& m) {
+  const hdf5::Group group = make_group(file, where, "/model");
+  const auto text = [&](const char* name, const std::string& value) {
+    if (!value.empty()) hdf5::write_attribute(group, where, name, std::string_view(value));
+  };
+  text("name", m.name);
+  text("architecture", m.architecture);
+  hdf5::write_attribute(group, where, "num_layers", m.num_layers);
+  hdf5::write_attribute(group, where, "num_query_heads", m.num_query_heads);
+  hdf5::write_attribute(group, where, "num_kv_heads", m.num_kv_heads);
+  hdf5::write_attribute(group, where, "head_dim", m.head_dim);
+  hdf5::write_attribute(group, where, "hidden_size", m.hidden_size);
+  hdf5::write_attribute(group, where, "attention_scale", m.attention_scale);
+  if (m.logit_softcap) hdf5::write_attribute(group, where, "logit_softcap", *m.logit_softcap);
+  if (m.rope_theta) hdf5::write_attribute(group, where, "rope_theta", *m.rope_theta);
+  text("rope_scaling", m.rope_scaling);
+  text("rope_layout", m.rope_layout);
+  text("weights_sha256", m.weights_sha256);
+}
+
+void write_positions(hid_t file, const std::string& where, const char* node, const std::vector<std::int32_t>& positions) {
+  hdf5::write_dataset(file, where, node, H5T_STD_I32LE, {positions.size()}, positions.data());
+}
+
+}  // namespace
+
+void write_spans(hid_t file, const std::string& where, const std::vector<TextSpan>& spans) {
+  if (spans.empty()) return;
+  std::vector<std::int32_t> starts, ends;
+  std::size_t longest = 1;
+  for (const auto& span : spans) {
+    starts.push_back(span.start);
+    ends.push_back(span.end);
+    longest = std::max(longest, span.label.size());
+  }
+  std::string labels(longest * spans.size(), '\0');
+  for (std::size_t i = 0; i < spans.size(); ++i) labels.replace(i * longest, spans[i].label.size(), spans[i].label);
+  hdf5::write_dataset(file, where, "/tokens/span_start", H5T_STD_I32LE, {spans.size()}, starts.data());
+  hdf5::write_dataset(file, where, "/tokens/span_end", H5T_STD_I32LE, {spans.size()}, ends.data());
+  const hdf5::Type type(H5Tcopy(H5T_C_S1));
+  H5Tset_size(type, longest);
+  H5Tset_cset(type, H5T_CSET_UTF8);
+  H5Tset_strpad(type, H5T_STR_NULLPAD);
+  hdf5::write_dataset(file, where, "/tokens/span_label", type, {spans.size()}, labels.data());
+}
+
+void write_skeleton(hid_t file, const std::string& where, const TraceLayout& layout) {
+  write_root(file, where, layout);
+  write_model(file, where, layout.model);
+  {
+    const hdf5::Group tokens = make_group(file, where, "/tokens");
+    hdf5::write_attribute(tokens, where, "prompt_length", layout.prompt_length);
+    const hdf5::Group queries = make_group(file, where, "/queries");
+  }
+  write_positions(file, where, "/queries/positions", layout.query_positions);
+  if (!layout.attention_positions.empty())
+    write_positions(file, where, "/queries/attention_positions", layout.attention_positions);
+  write_spans(file, where, layout.spans);
+  {
+    const hdf5::Group layers = make_group(file, where, "/layers");
+    if (static_cast<int>(layout.layers.size()) != layout.model.num_layers)
+      hdf5::write_attribute(layers, where, "captured", layout.layers);
+  }
+  for (std::size_t i = 0; i < layout.layers.size(); ++i) {
+    const hdf5::Group group = make_group(file, where, layer_node(layout.layers[i]));
+    if (!layout.sliding_window.empty() && layout.sliding_window[i] > 0)
+      hdf5::write_attribute(group, where, "sliding_window", layout.sliding_window[i]);
+  }
+  for (const auto& d : datasets_of(layout)) {
+    make_chunked(file, where, d);
+    make_fixed(file, where, checksum_node(d.node), H5T_STD_U32LE, static_cast<hsize_t>(d.chunks()));
+  }
+  make_fixed(file, where, "/committed_tokens", H5T_STD_I64LE, 1);
+}
+
+std::string checksum_node(const std::string& node) { return "/checksums" + node; }
+
+std::int64_t skeleton_size(const TraceLayout& layout) {
+  const hdf5::Properties access = hdf5::file_access();
+  H5Pset_fapl_core(access, 64, 0);
+  const hdf5::File file(hdf5::check_id(H5Fcreate("predicted size", H5F_ACC_TRUNC, H5P_DEFAULT, access), "trace", "its size cannot be predicted"));
+  write_skeleton(file, "trace", layout);
+  hdf5::check(H5Fflush(file, H5F_SCOPE_GLOBAL), "trace", "its size cannot be predicted");
+  hsize_t size = 0;
+  H5Fget_filesize(file, &size);
+  return static_cast<std::int64_t>(size);
+}
+
+std::int64_t index_size(const ChunkedDataset& d) {
+  // A fixed array: a header, and 8 bytes a chunk with a checksum every 1,024.
+  return 48 + d.chunks() * 8 + d.chunks() / 1024 * 5;
+}
+
+}  // namespace kvreplay
