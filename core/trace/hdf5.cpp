@@ -121,7 +121,8 @@ void write_attribute(hid_t object, const std::string& where, const char* name, c
   std::size_t longest = 1;
   for (const auto& text : value) longest = std::max(longest, text.size());
   std::string packed(longest * value.size(), '\0');
-  for (std::size_t i = 0; i < value.size(); ++i) std::copy(value[i].begin(), value[i].end(), packed.begin() + static_cast<std::ptrdiff_t>(i * longest));
+  for (std::size_t i = 0; i < value.size(); ++i)
+    std::copy(value[i].begin(), value[i].end(), packed.begin() + static_cast<std::ptrdiff_t>(i * longest));
   write_attribute_of(object, where, name, text_type(longest), list_space(value.size()), packed.data());
 }
 

@@ -80,7 +80,7 @@ void write_attribute(hid_t object, const std::string& where, const char* name, c
 void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<int>& value);
 
 // Writes a small dataset in one go (contiguous).
-void write_dataset(hid_t parent, const std::string& where, const char* name, hid_t type,
-                   const std::vector<hsize_t>& shape, const void* values);
+void write_dataset(hid_t parent, const std::string& where, const char* name, hid_t type, const std::vector<hsize_t>& shape,
+                   const void* values);
 
 }  // namespace kvreplay::hdf5

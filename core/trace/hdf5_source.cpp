@@ -179,7 +179,8 @@ class Hdf5Source final : public Source {
     if (info.chunk.empty()) {
       std::vector<std::byte> all(static_cast<std::size_t>(info.stored_bytes == 0 ? 0 : info.logical_bytes()));
       if (!all.empty())
-        hdf5::check(H5Dread(opened.id, opened.type, H5S_ALL, H5S_ALL, H5P_DEFAULT, all.data()), where(node), "cannot be read");
+        hdf5::check(H5Dread(opened.id, opened.type, H5S_ALL, H5S_ALL, H5P_DEFAULT, all.data()), where(node),
+                    "cannot be read");
       return all;
     }
     std::array<hsize_t, max_rank> offset{};
@@ -248,7 +249,8 @@ class Hdf5Source final : public Source {
     switch (kind_of(node)) {
       case NodeKind::dataset: break;
       case NodeKind::absent: throw Error(where(node), "is missing");
-      case NodeKind::link: throw Error(where(node), "is a soft, external or user-defined link", "traces hold datasets themselves");
+      case NodeKind::link:
+        throw Error(where(node), "is a soft, external or user-defined link", "traces hold datasets themselves");
       default: throw Error(where(node), "is not a dataset");
     }
     auto opened = std::make_unique<Opened>();
@@ -315,7 +317,8 @@ class Hdf5Source final : public Source {
     for (int i = 0; i < filters; ++i) {
       unsigned flags = 0, config = 0;
       std::size_t parameters = 0;
-      const auto filter = H5Pget_filter2(creation, static_cast<unsigned>(i), &flags, &parameters, nullptr, 0, nullptr, &config);
+      const auto filter =
+          H5Pget_filter2(creation, static_cast<unsigned>(i), &flags, &parameters, nullptr, 0, nullptr, &config);
       info.filters.push_back(filter);
       compressed = compressed || filter == H5Z_FILTER_DEFLATE;
       if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE && filter != H5Z_FILTER_FLETCHER32)
@@ -406,7 +409,8 @@ class Hdf5Source final : public Source {
                   std::span<const std::int64_t> count) const {
     if (!info.refusal.empty()) throw Error(where(node), info.refusal);
     if (start.size() != info.shape.size() || count.size() != info.shape.size())
-      throw Error(where(node), "has " + std::to_string(info.shape.size()) + " dimensions, not " + std::to_string(count.size()));
+      throw Error(where(node),
+                  "has " + std::to_string(info.shape.size()) + " dimensions, not " + std::to_string(count.size()));
     for (std::size_t axis = 0; axis < start.size(); ++axis)
       if (start[axis] < 0 || count[axis] < 0 || start[axis] > info.shape[axis] - count[axis])
         throw Error(where(node), "has fewer rows than asked for");

@@ -85,11 +85,14 @@ class MemoryTrace final : public Trace {
         m.num_query_heads % m.num_kv_heads != 0)
       throw Error(contents_.path, "has an impossible model");
     if (contents_.prompt_length < 1 || contents_.prompt_length > num_tokens())
-      throw Error(contents_.path, "has a prompt of " + std::to_string(contents_.prompt_length) + " of " + std::to_string(num_tokens()) + " tokens");
+      throw Error(contents_.path, "has a prompt of " + std::to_string(contents_.prompt_length) + " of " +
+                                      std::to_string(num_tokens()) + " tokens");
     for (const auto& [name, tensor] : contents_.tensors) {
-      const auto wanted = expected_shape(m, name.second, num_tokens(), static_cast<std::int64_t>(contents_.query_positions.size()),
-                                         static_cast<std::int64_t>(contents_.attention_positions.size()));
-      if (tensor.shape() != wanted) throw Error(where(name.first, name.second), "has a shape that contradicts the model and tokens");
+      const auto wanted =
+          expected_shape(m, name.second, num_tokens(), static_cast<std::int64_t>(contents_.query_positions.size()),
+                         static_cast<std::int64_t>(contents_.attention_positions.size()));
+      if (tensor.shape() != wanted)
+        throw Error(where(name.first, name.second), "has a shape that contradicts the model and tokens");
     }
     for (const int layer : contents_.layers)
       for (const auto which : {LayerDataset::key, LayerDataset::value, LayerDataset::query}) find(layer, which);

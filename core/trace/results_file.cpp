@@ -26,12 +26,14 @@ class ResultsReader {
       return runs;
     }
     if (format != "kvreplay-results") {
-      problem("/", "is an HDF5 file, but not one of results: it has no attribute \"format\" with the value \"kvreplay-results\"",
+      problem("/",
+              "is an HDF5 file, but not one of results: it has no attribute \"format\" with the value \"kvreplay-results\"",
               "`kvreplay replay` writes results");
       return runs;
     }
     if (const auto version = integer("/", "version"); version != 1) {
-      problem("/", "has version " + std::to_string(version) + " of the results format; this program reads version 1", "use a newer kvreplay");
+      problem("/", "has version " + std::to_string(version) + " of the results format; this program reads version 1",
+              "use a newer kvreplay");
       return runs;
     }
     if (source_.kind("/runs") != NodeKind::group) {
@@ -132,8 +134,10 @@ class ResultsReader {
     }
     DatasetInfo info = source_.dataset(node);
     std::string what = info.refusal;
-    if (what.empty() && (info.type.kind != kind || info.type.size != 4)) what = "is " + info.type.name() + ", not " + StoredType{kind, 4}.name();
-    if (what.empty() && (info.shape.size() < low_rank || info.shape.size() > high_rank)) what = "has a shape of another rank";
+    if (what.empty() && (info.type.kind != kind || info.type.size != 4))
+      what = "is " + info.type.name() + ", not " + StoredType{kind, 4}.name();
+    if (what.empty() && (info.shape.size() < low_rank || info.shape.size() > high_rank))
+      what = "has a shape of another rank";
     if (what.empty() && info.elements() > max_results_elements) what = "has an impossible shape";
     if (what.empty()) return info;
     problem(node, what);
@@ -164,9 +168,12 @@ class ResultsReader {
   void read_metric(const std::string& node, const std::string& name, RunStructure& run) {
     const auto info = dataset(node, StoredKind::floating, 1, 4);
     if (!info) return;
-    if (info->shape[0] != run.layers) return problem(node, "has " + std::to_string(info->shape[0]) + " layers where evicted_at has " + std::to_string(run.layers));
+    if (info->shape[0] != run.layers)
+      return problem(node,
+                     "has " + std::to_string(info->shape[0]) + " layers where evicted_at has " + std::to_string(run.layers));
     RunStructure::Metric metric{name, info->shape, texts(node, "axes"), texts(node, "regions")};
-    if (!metric.axes.empty() && metric.axes.size() != metric.shape.size()) return problem(node, "names another number of axes than it has");
+    if (!metric.axes.empty() && metric.axes.size() != metric.shape.size())
+      return problem(node, "names another number of axes than it has");
     run.metrics.push_back(std::move(metric));
   }
 
@@ -198,7 +205,8 @@ class FileResults final : public Results {
     const auto& metrics = at(run).metrics;
     const auto found = std::find_if(metrics.begin(), metrics.end(), [&](const auto& m) { return m.name == name; });
     if (found == metrics.end())
-      throw Error(path() + ":" + run_node(run) + "/metrics/" + name, "is not in this file", "`kvreplay replay --metrics` chooses what is measured");
+      throw Error(path() + ":" + run_node(run) + "/metrics/" + name, "is not in this file",
+                  "`kvreplay replay --metrics` chooses what is measured");
     MetricValues values{found->shape, found->axes, found->region_names, {}};
     std::int64_t count = 1;
     for (const auto n : values.shape) count *= n;
@@ -227,7 +235,8 @@ class FileResults final : public Results {
 
   Tensor<float, 2> scores(int run, std::int64_t layer_index) const override {
     const RunStructure& r = at(run);
-    if (!r.has_scores) throw Error(path() + ":" + run_node(run) + "/scores", "is not in this file", "`kvreplay replay --scores` writes it");
+    if (!r.has_scores)
+      throw Error(path() + ":" + run_node(run) + "/scores", "is not in this file", "`kvreplay replay --scores` writes it");
     Tensor<float, 2> values({r.heads, r.prompt_length});
     read_layer(run, "/scores", layer_index, {1, r.heads, r.prompt_length}, values.data());
     return values;
@@ -239,7 +248,8 @@ class FileResults final : public Results {
     return runs_[static_cast<std::size_t>(run)];
   }
 
-  void read_layer(int run, const char* name, std::int64_t layer_index, const std::array<std::int64_t, 3>& count, void* target) const {
+  void read_layer(int run, const char* name, std::int64_t layer_index, const std::array<std::int64_t, 3>& count,
+                  void* target) const {
     if (layer_index < 0 || layer_index >= at(run).layers)
       throw Error(path() + ":" + run_node(run) + name, "has no layer " + std::to_string(layer_index));
     const std::array<std::int64_t, 3> start = {layer_index, 0, 0};
@@ -262,6 +272,8 @@ std::vector<RunStructure> read_results_structure(const Source& source, Problems&
   return ResultsReader(source, problems).read();
 }
 
-std::unique_ptr<Results> open_results(const std::string& path, Trust trust) { return std::make_unique<FileResults>(path, trust); }
+std::unique_ptr<Results> open_results(const std::string& path, Trust trust) {
+  return std::make_unique<FileResults>(path, trust);
+}
 
 }  // namespace kvreplay

@@ -91,8 +91,10 @@ struct ResultsWriter::State {
     std::vector<hsize_t> start(shape.size(), 0), count(shape.begin(), shape.end());
     start[0] = static_cast<hsize_t>(layer_index);
     count[0] = 1;
-    const hdf5::Space file_space(H5Dget_space(id)), memory(H5Screate_simple(static_cast<int>(count.size()), count.data(), nullptr));
-    hdf5::check(H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr), where(node), "cannot be written");
+    const hdf5::Space file_space(H5Dget_space(id)),
+        memory(H5Screate_simple(static_cast<int>(count.size()), count.data(), nullptr));
+    hdf5::check(H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr), where(node),
+                "cannot be written");
     hdf5::check(H5Dwrite(id, type, memory, file_space, H5P_DEFAULT, values), where(node), "cannot be written");
   }
 };
@@ -120,7 +122,8 @@ int ResultsWriter::add_run(const RunLayout& layout) {
   const hdf5::Guard guard;
   const int run = static_cast<int>(s.runs.size());
   const std::string node = run_node(run);
-  if (layout.layers < 1 || layout.heads < 1 || layout.tokens < 1 || layout.prompt_length < 1 || layout.prompt_length > layout.tokens)
+  if (layout.layers < 1 || layout.heads < 1 || layout.tokens < 1 || layout.prompt_length < 1 ||
+      layout.prompt_length > layout.tokens)
     throw Error(s.where(node), "has an impossible shape");
   for (const char* suffix : {"", "/metrics"})
     if (!hdf5::Group(H5Gcreate2(s.file, (node + suffix).c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT)).valid())
@@ -140,7 +143,8 @@ int ResultsWriter::add_run(const RunLayout& layout) {
 void ResultsWriter::write_evicted(int run, std::int64_t layer_index, TensorView<const std::int32_t, 2> evicted_at) {
   const RunLayout& layout = state_->layout(run);
   const std::string node = run_node(run) + "/evicted_at";
-  if (evicted_at.dim(0) != layout.heads || evicted_at.dim(1) != layout.tokens) throw Error(state_->where(node), "was given another shape");
+  if (evicted_at.dim(0) != layout.heads || evicted_at.dim(1) != layout.tokens)
+    throw Error(state_->where(node), "was given another shape");
   const hdf5::Guard guard;
   state_->write_layer(node, H5T_NATIVE_INT32, layer_index, {layout.layers, layout.heads, layout.tokens}, evicted_at.data());
 }
@@ -151,7 +155,8 @@ void ResultsWriter::write_scores(int run, std::int64_t layer_index, TensorView<c
   if (!layout.scores || scores.dim(0) != layout.heads || scores.dim(1) != layout.prompt_length)
     throw Error(state_->where(node), "was given another shape");
   const hdf5::Guard guard;
-  state_->write_layer(node, H5T_NATIVE_FLOAT, layer_index, {layout.layers, layout.heads, layout.prompt_length}, scores.data());
+  state_->write_layer(node, H5T_NATIVE_FLOAT, layer_index, {layout.layers, layout.heads, layout.prompt_length},
+                      scores.data());
 }
 
 void ResultsWriter::write_metric(int run, std::int64_t layer_index, const std::string& name, std::span<const float> values) {

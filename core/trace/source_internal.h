@@ -30,7 +30,7 @@ enum class StoredKind : std::uint8_t { floating, signed_integer, unsigned_intege
 
 struct StoredType {
   StoredKind kind = StoredKind::other;
-  std::int64_t size = 0;  // bytes of one element; little-endian
+  std::int64_t size = 0;     // bytes of one element; little-endian
   std::string name() const;  // "float16", "int32", "text of 8 bytes", "of a type that traces do not use"
 };
 

@@ -17,14 +17,14 @@ namespace {
 IndexRange resolve(IndexRange range, std::int64_t size, const std::string& where, const char* axis) {
   if (range.end < 0) range.end = size;
   if (range.begin < 0 || range.begin > range.end || range.end > size)
-    throw Error(where, std::string("has ") + std::to_string(size) + " " + axis + ", and " + std::to_string(range.begin) + " to " +
-                           std::to_string(range.end) + " were asked for");
+    throw Error(where, std::string("has ") + std::to_string(size) + " " + axis + ", and " + std::to_string(range.begin) +
+                           " to " + std::to_string(range.end) + " were asked for");
   return range;
 }
 
 // Row and column of element `index` of a slice, for messages.
-std::string element_name(std::int64_t index, const std::array<std::int64_t, 3>& from, const std::array<std::int64_t, 3>& count,
-                         bool flat) {
+std::string element_name(std::int64_t index, const std::array<std::int64_t, 3>& from,
+                         const std::array<std::int64_t, 3>& count, bool flat) {
   const std::int64_t column = from[2] + index % count[2];
   const std::int64_t row = from[1] + index / count[2] % count[1];
   const std::int64_t head = from[0] + index / count[2] / count[1];
@@ -63,12 +63,14 @@ class FileTrace final : public Trace {
     std::vector<std::int64_t> offsets(static_cast<std::size_t>(count));
     source_->read_into("/tokens/text_offsets", {&zero, 1}, {&count, 1}, offsets.data());
     // The file may have changed since it was checked.
-    if (!std::is_sorted(offsets.begin(), offsets.end()) || offsets.front() != 0) throw Error(path() + ":/tokens/text_offsets", "do not rise");
+    if (!std::is_sorted(offsets.begin(), offsets.end()) || offsets.front() != 0)
+      throw Error(path() + ":/tokens/text_offsets", "do not rise");
     std::string bytes(static_cast<std::size_t>(offsets.back()), '\0');
     source_->read_into("/tokens/text", {&zero, 1}, {&offsets.back(), 1}, bytes.data());
     std::vector<std::string> texts;
     for (std::size_t t = 0; t + 1 < offsets.size(); ++t)
-      texts.push_back(bytes.substr(static_cast<std::size_t>(offsets[t]), static_cast<std::size_t>(offsets[t + 1] - offsets[t])));
+      texts.push_back(
+          bytes.substr(static_cast<std::size_t>(offsets[t]), static_cast<std::size_t>(offsets[t + 1] - offsets[t])));
     return texts;
   }
 
@@ -78,7 +80,8 @@ class FileTrace final : public Trace {
     std::vector<float> values(static_cast<std::size_t>(structure_.tokens));
     source_->read_into("/tokens/nll", {&zero, 1}, {&structure_.tokens, 1}, values.data());
     for (std::size_t t = 1; t < values.size(); ++t)
-      if (!std::isfinite(values[t])) throw Error(path() + ":/tokens/nll", "holds a NaN or an infinity at token " + std::to_string(t));
+      if (!std::isfinite(values[t]))
+        throw Error(path() + ":/tokens/nll", "holds a NaN or an infinity at token " + std::to_string(t));
     return values;
   }
 
@@ -109,9 +112,10 @@ class FileTrace final : public Trace {
       const std::size_t n = piece.size() / element_size(stored.type);
       to_float32(stored.type, piece.data(), target + done, n);
       if (const auto bad = first_not_finite(target + done, n); bad < n)
-        throw Error(where, "holds a NaN or an infinity at " +
-                               element_name(done + static_cast<std::int64_t>(bad), start, count, flat),
-                    "the capture that made it went wrong; capture it again");
+        throw Error(
+            where,
+            "holds a NaN or an infinity at " + element_name(done + static_cast<std::int64_t>(bad), start, count, flat),
+            "the capture that made it went wrong; capture it again");
       done += static_cast<std::int64_t>(n);
     });
     return out;

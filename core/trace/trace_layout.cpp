@@ -90,7 +90,8 @@ class Builder {
     }
     if (layout_.attention_column_sum) {
       // One chunk, so that it is there whole or not at all.
-      auto& sums = tensor(layer, LayerDataset::attention_column_sum, Axes::rows_inner, ElementType::float32, {1, hq, layout_.tokens});
+      auto& sums =
+          tensor(layer, LayerDataset::attention_column_sum, Axes::rows_inner, ElementType::float32, {1, hq, layout_.tokens});
       sums.rows_chunk = hq;
     }
     if (layout_.head_output)
@@ -101,7 +102,8 @@ class Builder {
   std::vector<ChunkedDataset> all_;
 };
 
-void check_positions(const std::string& path, const char* name, const std::vector<std::int32_t>& positions, std::int64_t tokens) {
+void check_positions(const std::string& path, const char* name, const std::vector<std::int32_t>& positions,
+                     std::int64_t tokens) {
   std::int64_t last = -1;
   for (const auto position : positions) {
     if (position <= last || position >= tokens)
@@ -157,7 +159,8 @@ TraceLayout checked_layout(const std::string& path, TraceLayout layout) {
   if (layout.tokens < 1 || layout.tokens >= (std::int64_t{1} << 31))
     throw Error(path, "a trace has from 1 to 2^31 - 1 tokens, not " + std::to_string(layout.tokens));
   if (layout.prompt_length < 1 || layout.prompt_length > layout.tokens)
-    throw Error(path, "the prompt must have from 1 to " + std::to_string(layout.tokens) + " tokens, not " + std::to_string(layout.prompt_length));
+    throw Error(path, "the prompt must have from 1 to " + std::to_string(layout.tokens) + " tokens, not " +
+                          std::to_string(layout.prompt_length));
   if (layout.layers.empty())
     for (int layer = 0; layer < m.num_layers; ++layer) layout.layers.push_back(layer);
   int last = -1;
@@ -174,8 +177,9 @@ TraceLayout checked_layout(const std::string& path, TraceLayout layout) {
     throw Error(path, "attention and head outputs are stored as float16 or float32");
   for (const auto& span : layout.spans)
     if (span.start < 0 || span.end <= span.start || span.end > layout.tokens)
-      throw Error(path, "the span \"" + span.label + "\" (" + std::to_string(span.start) + " to " + std::to_string(span.end) +
-                            ") is no stretch of the " + std::to_string(layout.tokens) + " tokens");
+      throw Error(path, "the span \"" + span.label + "\" (" + std::to_string(span.start) + " to " +
+                            std::to_string(span.end) + ") is no stretch of the " + std::to_string(layout.tokens) +
+                            " tokens");
   return layout;
 }
 

@@ -93,8 +93,8 @@ class StructureReader {
       return std::nullopt;
     }
     if (*value < low || *value > high) {
-      problem(node, "attribute \"" + name + "\" is " + std::to_string(*value) + ", which is not from " + std::to_string(low) +
-                        " to " + std::to_string(high));
+      problem(node, "attribute \"" + name + "\" is " + std::to_string(*value) + ", which is not from " +
+                        std::to_string(low) + " to " + std::to_string(high));
       return std::nullopt;
     }
     return value;
@@ -274,8 +274,8 @@ class StructureReader {
       return false;
     }
     if (committed < 0 || committed > out_.file_tokens) {
-      problem("/committed_tokens", "is " + std::to_string(committed) + ", which is not from 0 to " +
-                                       std::to_string(out_.file_tokens));
+      problem("/committed_tokens",
+              "is " + std::to_string(committed) + ", which is not from 0 to " + std::to_string(out_.file_tokens));
       return false;
     }
     if (committed == 0) {
@@ -293,7 +293,8 @@ class StructureReader {
     const auto info = dataset(node, required, "every trace says which queries it recorded");
     if (!info || !expect(node, *info, StoredKind::signed_integer, 4, 1)) return std::nullopt;
     if (info->shape[0] > out_.file_tokens) {
-      problem(node, "has " + std::to_string(info->shape[0]) + " positions for " + std::to_string(out_.file_tokens) + " tokens");
+      problem(node,
+              "has " + std::to_string(info->shape[0]) + " positions for " + std::to_string(out_.file_tokens) + " tokens");
       return std::nullopt;
     }
     auto list = values<std::int32_t>(node, *info);
@@ -350,7 +351,8 @@ class StructureReader {
       problem("/tokens/span_start", "and span_end and span_label have different lengths");
       return;
     }
-    const auto starts = values<std::int32_t>("/tokens/span_start", *start), ends = values<std::int32_t>("/tokens/span_end", *end);
+    const auto starts = values<std::int32_t>("/tokens/span_start", *start),
+               ends = values<std::int32_t>("/tokens/span_end", *end);
     const auto labels = values<char>("/tokens/span_label", *label);
     if (!starts || !ends || !labels) return;
     const auto size = static_cast<std::size_t>(label->type.size);
@@ -359,9 +361,9 @@ class StructureReader {
       const char* text = labels->data() + i * size;
       span.label.assign(text, std::find(text, text + size, '\0'));
       if (span.start < 0 || span.end <= span.start || span.end > out_.file_tokens) {
-        problem("/tokens/span_start", "span " + std::to_string(i) + " (\"" + span.label + "\") is " + std::to_string(span.start) +
-                                          " to " + std::to_string(span.end) + ", not a stretch of the " +
-                                          std::to_string(out_.file_tokens) + " tokens");
+        problem("/tokens/span_start", "span " + std::to_string(i) + " (\"" + span.label + "\") is " +
+                                          std::to_string(span.start) + " to " + std::to_string(span.end) +
+                                          ", not a stretch of the " + std::to_string(out_.file_tokens) + " tokens");
         continue;
       }
       if (span.start >= out_.tokens) continue;
@@ -371,8 +373,10 @@ class StructureReader {
   }
 
   void read_text_and_nll() {
-    const bool text = kind_of("/tokens/text") != NodeKind::absent, offsets = kind_of("/tokens/text_offsets") != NodeKind::absent;
-    if (text != offsets) problem(text ? "/tokens/text" : "/tokens/text_offsets", "is there without the other of text and text_offsets");
+    const bool text = kind_of("/tokens/text") != NodeKind::absent,
+               offsets = kind_of("/tokens/text_offsets") != NodeKind::absent;
+    if (text != offsets)
+      problem(text ? "/tokens/text" : "/tokens/text_offsets", "is there without the other of text and text_offsets");
     if (text && offsets) out_.has_text = check_text();
     const auto nll = dataset("/tokens/nll", false);
     if (nll && expect("/tokens/nll", *nll, StoredKind::floating, 4, 1)) {
@@ -536,8 +540,9 @@ class StructureReader {
     std::int64_t wanted = info.type.size;
     for (const auto n : view) wanted *= n;
     if (info.stored_bytes >= wanted) return true;
-    problem(node, "holds " + format_bytes(static_cast<double>(info.stored_bytes)) + " of the " +
-                      format_bytes(static_cast<double>(wanted)) + " that its shape " + shape_text(info.shape) + " needs",
+    problem(node,
+            "holds " + format_bytes(static_cast<double>(info.stored_bytes)) + " of the " +
+                format_bytes(static_cast<double>(wanted)) + " that its shape " + shape_text(info.shape) + " needs",
             "it was never written whole; capture it again");
     return false;
   }
@@ -558,7 +563,8 @@ TraceStructure read_trace_structure(const Source& source, Problems& problems) {
 std::string produced_by(LayerDataset which) {
   switch (which) {
     case LayerDataset::attention: return "`kvreplay capture --attention window:W` or `--attention all` records it";
-    case LayerDataset::output_gram: return "it is optional and stands in for output_projection; `kvreplay capture` writes the latter";
+    case LayerDataset::output_gram:
+      return "it is optional and stands in for output_projection; `kvreplay capture` writes the latter";
     case LayerDataset::output_projection:
     case LayerDataset::log_sum_exp:
     case LayerDataset::attention_column_sum:

@@ -21,9 +21,9 @@ struct Problem {
 using Problems = std::vector<Problem>;
 
 constexpr std::array<LayerDataset, 9> all_layer_datasets = {
-    LayerDataset::key,       LayerDataset::value,       LayerDataset::query,
-    LayerDataset::output_projection, LayerDataset::output_gram, LayerDataset::attention,
-    LayerDataset::log_sum_exp, LayerDataset::attention_column_sum, LayerDataset::head_output};
+    LayerDataset::key,         LayerDataset::value,     LayerDataset::query,       LayerDataset::output_projection,
+    LayerDataset::output_gram, LayerDataset::attention, LayerDataset::log_sum_exp, LayerDataset::attention_column_sum,
+    LayerDataset::head_output};
 
 // One dataset of one layer as it lies in the file. `shape` is [heads, rows, columns] of what may be believed, which in a
 // capture that was cut off is less than info.shape.
@@ -58,7 +58,7 @@ TraceStructure read_trace_structure(const Source& source, Problems& problems);
 // What would produce a missing dataset: the remedy of an error about it.
 std::string produced_by(LayerDataset which);
 
-std::string layer_node(int layer);                                // "/layers/007"
-std::string layer_dataset_node(int layer, LayerDataset which);    // "/layers/007/key"
+std::string layer_node(int layer);                              // "/layers/007"
+std::string layer_dataset_node(int layer, LayerDataset which);  // "/layers/007/key"
 
 }  // namespace kvreplay

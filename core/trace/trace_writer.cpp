@@ -50,7 +50,8 @@ void check_free_space(const std::string& path, std::int64_t bytes) {
   if (statvfs(folder.c_str(), &status) != 0) throw Error(folder.string(), std::strerror(errno), "give a folder that exists");
   const auto free = static_cast<double>(status.f_bavail) * static_cast<double>(status.f_frsize);
   if (static_cast<double>(bytes) > free)
-    throw Error(path, "needs " + format_bytes(static_cast<double>(bytes)) + ", and its disk has " + format_bytes(free) + " free",
+    throw Error(path,
+                "needs " + format_bytes(static_cast<double>(bytes)) + ", and its disk has " + format_bytes(free) + " free",
                 "capture fewer layers or tokens, or with --queries window:W or --attention none");
 }
 
@@ -132,15 +133,15 @@ struct TraceWriter::State {
   void append_rows(OpenDataset& d, std::int64_t count, const Copy& copy) {
     const ChunkedDataset& s = d.shape;
     if (d.appended + count > s.rows)
-      throw Error(where(d), "was given " + std::to_string(d.appended + count) + " rows for a capture of " + std::to_string(s.rows));
+      throw Error(where(d),
+                  "was given " + std::to_string(d.appended + count) + " rows for a capture of " + std::to_string(s.rows));
     const std::int64_t row_bytes = s.inner * s.element_bytes;
     for (std::int64_t done = 0; done < count;) {
       if (d.staging.empty()) d.staging.resize(static_cast<std::size_t>(s.outer * s.rows_chunk * row_bytes));
       const std::int64_t at = d.in_staging();
       const std::int64_t n = std::min(count - done, s.rows_chunk - at);
       parallel_for(s.outer, 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t o = begin; o < end; ++o)
-          copy(o, done, n, d.staging.data() + (o * s.rows_chunk + at) * row_bytes);
+        for (std::int64_t o = begin; o < end; ++o) copy(o, done, n, d.staging.data() + (o * s.rows_chunk + at) * row_bytes);
       });
       d.appended += n;
       d.staged = true;
@@ -160,7 +161,8 @@ struct TraceWriter::State {
       const auto offset = s.chunk_offset(o, index);
       const std::vector<hsize_t> at(offset.begin(), offset.end());
       if (H5Dwrite_chunk(d.id, H5P_DEFAULT, 0, at.data(), bytes, chunk) < 0)
-        hdf5::fail(where(d), "cannot be written", "what was committed (" + std::to_string(committed) + " tokens) is safe in " + partial);
+        hdf5::fail(where(d), "cannot be written",
+                   "what was committed (" + std::to_string(committed) + " tokens) is safe in " + partial);
       d.crc[static_cast<std::size_t>(o * s.row_chunks() + index)] = crc32c(chunk, bytes);
     }
     d.staged = false;
@@ -174,14 +176,16 @@ struct TraceWriter::State {
   void flush(OpenDataset& d) {
     if (d.staged) write_staging(d, (d.appended - 1) / d.shape.rows_chunk);
     if (!d.unflushed) return;
-    hdf5::check(H5Dwrite(d.checksums, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, d.crc.data()), where(d), "cannot be written");
+    hdf5::check(H5Dwrite(d.checksums, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, d.crc.data()), where(d),
+                "cannot be written");
     hdf5::check(H5Dflush(d.id), where(d), "cannot be written");
     hdf5::check(H5Dflush(d.checksums), where(d), "cannot be written");
     d.unflushed = false;
   }
 
   void write_mark(std::int64_t tokens) {
-    hdf5::check(H5Dwrite(committed_id, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, &tokens), partial, "cannot be written");
+    hdf5::check(H5Dwrite(committed_id, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, &tokens), partial,
+                "cannot be written");
     hdf5::check(H5Dflush(committed_id), partial, "cannot be written");
     committed = tokens;
   }
@@ -207,7 +211,8 @@ struct TraceWriter::State {
     for (const auto& d : datasets) {
       const std::int64_t wanted = rows_for(d, tokens);
       if (d.appended < wanted)
-        throw Error(where(d), "has " + std::to_string(d.appended) + " rows, too few to commit " + std::to_string(tokens) + " tokens");
+        throw Error(where(d),
+                    "has " + std::to_string(d.appended) + " rows, too few to commit " + std::to_string(tokens) + " tokens");
     }
   }
 
@@ -215,7 +220,8 @@ struct TraceWriter::State {
     for (const auto& d : datasets) {
       const bool whole = d.shape.which && (*d.shape.which == LayerDataset::output_projection ||
                                            *d.shape.which == LayerDataset::attention_column_sum);
-      if (whole && d.appended < d.shape.rows) throw Error(where(d), "was never written", "the capture has to write it before it finishes");
+      if (whole && d.appended < d.shape.rows)
+        throw Error(where(d), "was never written", "the capture has to write it before it finishes");
     }
   }
 
@@ -236,7 +242,8 @@ struct TraceWriter::State {
   void shrink(std::int64_t tokens) {
     for (const auto& shape : datasets_of(layout)) {
       std::vector<std::int64_t> wanted = shape.shape();
-      const std::size_t row_axis = shape.axes == ChunkedDataset::Axes::outer_rows_inner || shape.axes == ChunkedDataset::Axes::outer_rows ? 1 : 0;
+      const std::size_t row_axis =
+          shape.axes == ChunkedDataset::Axes::outer_rows_inner || shape.axes == ChunkedDataset::Axes::outer_rows ? 1 : 0;
       if (shape.node == "/tokens/text") {
         wanted[0] = text_written;
       } else if (!shape.which) {
@@ -253,10 +260,12 @@ struct TraceWriter::State {
     }
     shrink_list("/queries/positions", positions_below(layout.query_positions, tokens), layout.query_positions);
     if (!layout.attention_positions.empty())
-      shrink_list("/queries/attention_positions", positions_below(layout.attention_positions, tokens), layout.attention_positions);
+      shrink_list("/queries/attention_positions", positions_below(layout.attention_positions, tokens),
+                  layout.attention_positions);
     shrink_spans(tokens);
     committed_id = open_for_writing(file, partial, "/committed_tokens");
-    hdf5::check(H5Dwrite(committed_id, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, &tokens), partial, "cannot be written");
+    hdf5::check(H5Dwrite(committed_id, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, &tokens), partial,
+                "cannot be written");
     committed_id.reset();
   }
 
@@ -298,7 +307,8 @@ struct TraceWriter::State {
   }
 
   void shrink_list(const char* node, std::int64_t count, const std::vector<std::int32_t>& values) {
-    if (count < static_cast<std::int64_t>(values.size())) replace_dataset(node, H5T_STD_I32LE, static_cast<std::size_t>(count), values.data());
+    if (count < static_cast<std::int64_t>(values.size()))
+      replace_dataset(node, H5T_STD_I32LE, static_cast<std::size_t>(count), values.data());
   }
 
   void shrink_spans(std::int64_t tokens) {
@@ -315,9 +325,6 @@ struct TraceWriter::State {
       hdf5::check(H5Ldelete(file, node, H5P_DEFAULT), partial, "spans cannot be replaced");
     write_spans(file, partial, kept);
   }
-
-  // ---- going on after a cut ----
-  void restore();  // placeholder
 };
 
 namespace {
@@ -383,10 +390,15 @@ TraceWriter TraceWriter::create(const std::string& path, const TraceLayout& layo
   TraceWriter writer(std::move(state));
   if (writer.state_->layout.text_bytes >= 0) {
     const std::int64_t zero = 0;
-    writer.state_->append_rows(writer.state_->find("/tokens/text_offsets"), 1,
-                               [&](std::int64_t, std::int64_t, std::int64_t, std::byte* target) { std::memcpy(target, &zero, 8); });
+    writer.state_->append_rows(
+        writer.state_->find("/tokens/text_offsets"), 1,
+        [&](std::int64_t, std::int64_t, std::int64_t, std::byte* target) { std::memcpy(target, &zero, 8); });
   }
   return writer;
+}
+
+TraceWriter TraceWriter::resume(const std::string& path, const TraceLayout&) {
+  throw Error(path, "resuming is not there yet");
 }
 
 std::int64_t TraceWriter::committed() const { return state_->committed; }
@@ -396,7 +408,8 @@ void TraceWriter::append_tokens(std::int64_t first, std::span<const std::int32_t
   State& s = *state_;
   OpenDataset& stored_ids = s.find("/tokens/ids");
   if (first != stored_ids.appended)
-    throw Error(s.partial, "tokens from " + std::to_string(first) + " were given where " + std::to_string(stored_ids.appended) + " come next");
+    throw Error(s.partial, "tokens from " + std::to_string(first) + " were given where " +
+                               std::to_string(stored_ids.appended) + " come next");
   if (!texts.empty() && texts.size() != ids.size()) throw Error(s.partial, "needs one text a token");
   if (!nll.empty() && nll.size() != ids.size()) throw Error(s.partial, "needs one negative log-likelihood a token");
   const auto count = static_cast<std::int64_t>(ids.size());

@@ -124,9 +124,11 @@ class TraceMaker {
       const Tensor<float, 3> lse = rows(layer, D::log_sum_exp, m.num_query_heads, q0, q1, 1);
       writer.append(layer, D::log_sum_exp, TensorView<const float, 3>(lse.data(), {1, m.num_query_heads, q1 - q0}));
       if (from == 0)
-        writer.write_whole(layer, D::output_projection, rows(layer, D::output_projection, 1, 0, m.hidden_size, m.num_query_heads * m.head_dim));
+        writer.write_whole(layer, D::output_projection,
+                           rows(layer, D::output_projection, 1, 0, m.hidden_size, m.num_query_heads * m.head_dim));
       if (from < layout.prompt_length && to >= layout.prompt_length)
-        writer.write_whole(layer, D::attention_column_sum, rows(layer, D::attention_column_sum, 1, 0, m.num_query_heads, layout.tokens));
+        writer.write_whole(layer, D::attention_column_sum,
+                           rows(layer, D::attention_column_sum, 1, 0, m.num_query_heads, layout.tokens));
     }
     writer.commit(to);
   }

@@ -1,13 +1,9 @@
 // Is what was written what is read, byte for byte, and can others read it?
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstdlib>
 #include <filesystem>
-#include <random>
 
 #include "core/base/error.h"
-#include "core/trace/results.h"
 #include "core/trace/trace.h"
 #include "core/trace/trace_writer.h"
 #include "tests/unit/trace_samples.h"
@@ -52,7 +48,6 @@ TEST(TraceWriter, ThePredictedSizeIsRight) {
     maker.write(path, 256);
     const auto predicted = static_cast<double>(TraceWriter::predicted_size(maker.layout));
     const auto size = static_cast<double>(std::filesystem::file_size(path));
-    std::printf("%lld %f %f\n", (long long)tokens, predicted, size);
     EXPECT_NEAR(predicted / size, 1.0, 0.02) << tokens << " tokens: predicted " << predicted << ", is " << size;
   }
 }
