@@ -40,8 +40,8 @@ def main():
             file.writelines(f"#include <{name}>\n" for name in headers)
         run("cmake", "-S", sources, "-B", outside, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_BUILD_TYPE=Release")
         run("cmake", "--build", outside)
-        output = run(os.path.join(outside, "print_trace_shape"))
-        if output != "kvreplay 0.1.0 key\n":
+        output = run(os.path.join(outside, "print_trace_shape"), os.path.join(HERE, "../golden/mha_odd.h5"))
+        if output != "1 layer, key [3, 262, 20], prompt 257 of 262 tokens\n":
             sys.exit(f"unexpected output: {output}")
         installed = run(os.path.join(prefix, "bin/kvreplay"), "--version")
         if not installed.startswith("kvreplay "):
