@@ -73,7 +73,8 @@ void add_merge(const std::string& list, std::size_t index, const std::array<std:
     if (!id) throw Error(list + "[" + std::to_string(index) + "]", "\"" + name + "\" is not in the vocabulary");
     return *id;
   };
-  definition.merges.add(id_of(parts[0]), id_of(parts[1]), {static_cast<std::uint32_t>(index), id_of(parts[0] + parts[1])});
+  const std::int32_t left = id_of(parts[0]), right = id_of(parts[1]);
+  definition.merges.add(left, right, {static_cast<std::uint32_t>(index), id_of(parts[0] + parts[1])});
 }
 
 void read_added_tokens(const std::string& path, const json& list, std::vector<AddedToken>& tokens) {
