@@ -85,21 +85,28 @@ void parallel_gemm_nn(std::int64_t m, std::int64_t n, std::int64_t k, float scal
 std::size_t packed_floats(std::int64_t n, std::int64_t k) { return active_kernels().packed_floats(n, k); }
 
 void pack(std::int64_t n, std::int64_t k, const float* b, std::int64_t ldb, float* packed) {
-  active_kernels().pack(n, k, b, ldb, packed);
+  active_kernels().pack(n, k, b, ldb, true, packed);
+}
+
+void pack_nn(std::int64_t n, std::int64_t k, const float* b, std::int64_t ldb, float* packed) {
+  active_kernels().pack(n, k, b, ldb, false, packed);
 }
 
 void gemm_packed(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
                  const float* packed, float* c, std::int64_t ldc, bool accumulate) {
-  active_kernels().gemm_packed({m, n, k, scale, a, lda, nullptr, 0, c, ldc, true, accumulate}, packed, n, 0, scratch());
+  gemm_packed_part(m, n, k, scale, a, lda, packed, {n, k, 0, 0}, c, ldc, accumulate);
+}
+
+void gemm_packed_part(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
+                      const float* packed, const PackedPart& part, float* c, std::int64_t ldc, bool accumulate) {
+  active_kernels().gemm_packed({m, n, k, scale, a, lda, nullptr, 0, c, ldc, true, accumulate}, packed, part, scratch());
 }
 
 void parallel_gemm_packed(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
                           const float* packed, float* c, std::int64_t ldc, bool accumulate) {
   static_assert(piece_columns % 32 == 0);
   for_each_piece(m, n, [&](std::int64_t i, std::int64_t rows, std::int64_t j, std::int64_t columns) {
-    active_kernels().gemm_packed(
-        {rows, columns, k, scale, a + i * lda, lda, nullptr, 0, c + i * ldc + j, ldc, true, accumulate}, packed, n, j,
-        scratch());
+    gemm_packed_part(rows, columns, k, scale, a + i * lda, lda, packed, {n, k, j, 0}, c + i * ldc + j, ldc, accumulate);
   });
 }
 

@@ -29,11 +29,19 @@ void parallel_gemm_nn(std::int64_t m, std::int64_t n, std::int64_t k, float scal
 // reads them, so that products with few rows of A pay nothing for it. `packed`: packed_floats(n, k) floats, 64-byte aligned.
 std::size_t packed_floats(std::int64_t n, std::int64_t k);
 void pack(std::int64_t n, std::int64_t k, const float* b, std::int64_t ldb, float* packed);
+// The same from B[k, n].
+void pack_nn(std::int64_t n, std::int64_t k, const float* b, std::int64_t ldb, float* packed);
 // gemm_nt with such a matrix.
 void gemm_packed(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
                  const float* packed, float* c, std::int64_t ldc, bool accumulate = false);
 void parallel_gemm_packed(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
                           const float* packed, float* c, std::int64_t ldc, bool accumulate = false);
+
+// A product with n columns and k rows of a packed matrix from part.first_n and part.first_k on: keys and values of a whole
+// sequence are packed once and every block of queries uses what it sees.
+struct PackedPart;  // core/kernels/table.h
+void gemm_packed_part(std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a, std::int64_t lda,
+                      const float* packed, const PackedPart& part, float* c, std::int64_t ldc, bool accumulate = false);
 
 float dot(const float* a, const float* b, std::int64_t n);
 float maximum(const float* x, std::int64_t n);  // -inf for n = 0; NaN elements are ignored

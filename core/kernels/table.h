@@ -24,15 +24,21 @@ struct Product {
   bool accumulate;
 };
 
+// Which part of a packed matrix of total_n × total_k a product uses: product.n of n and product.k of k from these on.
+struct PackedPart {
+  int64_t total_n, total_k;
+  int64_t first_n;  // a multiple of 32
+  int64_t first_k;
+};
+
 struct KernelTable {
   const char* name;
   size_t scratch_floats;  // what `gemm` and `gemm_packed` need, 64-byte aligned
   void (*gemm)(const Product& product, float* scratch);
-  // B[n, k] as panels: what `gemm_packed` reads in place of product.b.
+  // B as panels: what `gemm_packed` reads in place of product.b. b_transposed: b is [n, k], else [k, n].
   size_t (*packed_floats)(int64_t n, int64_t k);
-  void (*pack)(int64_t n, int64_t k, const float* b, int64_t ldb, float* packed);
-  // Columns [first, first + product.n) of a product with a packed matrix of `total` rows; first is a multiple of 32.
-  void (*gemm_packed)(const Product& product, const float* packed, int64_t total, int64_t first, float* scratch);
+  void (*pack)(int64_t n, int64_t k, const float* b, int64_t ldb, bool b_transposed, float* packed);
+  void (*gemm_packed)(const Product& product, const float* packed, const PackedPart& part, float* scratch);
   float (*dot)(const float* a, const float* b, int64_t n);
   float (*maximum)(const float* x, int64_t n);
   double (*sum)(const float* x, int64_t n);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/element_type.h"
@@ -92,17 +93,34 @@ TEST_P(KernelsAgreeWithPlain, InProductsWithAPackedMatrix) {
     const auto a = random_floats(static_cast<std::size_t>(m * k + 1), random_);
     const auto b = random_floats(static_cast<std::size_t>(n * k + 1), random_);
     Tensor<float, 1> packed({static_cast<std::int64_t>(table().packed_floats(n, k))});
-    table().pack(n, k, b.data(), k, packed.data());
+    table().pack(n, k, b.data(), k, true, packed.data());
     std::vector<float> expected(static_cast<std::size_t>(m * n), 1.0F), actual = expected;
     plain::gemm_nt(m, n, k, 2.0F, a.data(), k, b.data(), k, expected.data(), n, true);
     // In two calls, as the parallel form cuts it.
     const std::int64_t first = n > 32 ? 32 : n;
-    table().gemm_packed({m, first, k, 2.0F, a.data(), k, nullptr, 0, actual.data(), n, true, true}, packed.data(), n, 0,
-                        scratch());
+    table().gemm_packed({m, first, k, 2.0F, a.data(), k, nullptr, 0, actual.data(), n, true, true}, packed.data(),
+                        {n, k, 0, 0}, scratch());
     table().gemm_packed({m, n - first, k, 2.0F, a.data(), k, nullptr, 0, actual.data() + first, n, true, true},
-                        packed.data(), n, first, scratch());
+                        packed.data(), {n, k, first, 0}, scratch());
     for (std::size_t i = 0; i < actual.size(); ++i)
       ASSERT_NEAR(actual[i], expected[i], 2 * product_tolerance(k)) << m << "x" << n << "x" << k << " at " << i;
+  }
+}
+
+TEST_P(KernelsAgreeWithPlain, InProductsWithPartOfAPackedMatrix) {
+  const std::int64_t m = 25, n = 70, k = 700;
+  const auto a = random_floats(static_cast<std::size_t>(m * k), random_);
+  const auto b = random_floats(static_cast<std::size_t>(n * k), random_);
+  Tensor<float, 1> packed({static_cast<std::int64_t>(table().packed_floats(n, k))});
+  table().pack(n, k, b.data(), n, false, packed.data());
+  for (const auto& [first, end] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+           {0, k}, {0, 5}, {0, 256}, {0, 257}, {3, 4}, {255, 257}, {256, 512}, {300, 700}, {512, 699}, {10, 650}}) {
+    std::vector<float> expected(static_cast<std::size_t>(m * n), 1.0F), actual = expected;
+    plain::gemm_nn(m, n, end - first, 1.0F, a.data() + first, k, b.data() + first * n, n, expected.data(), n);
+    table().gemm_packed({m, n, end - first, 1.0F, a.data() + first, k, nullptr, 0, actual.data(), n, true, false},
+                        packed.data(), {n, k, 0, first}, scratch());
+    for (std::size_t i = 0; i < actual.size(); ++i)
+      ASSERT_NEAR(actual[i], expected[i], product_tolerance(end - first)) << first << " to " << end << " at " << i;
   }
 }
 
