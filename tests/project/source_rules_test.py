@@ -74,13 +74,13 @@ class SourceRules(unittest.TestCase):
         self.forbids("trace_tools/x.sh", "cd /ho" + "me/me/kvreplay\n", "a path of one machine")
         self.allows("README.md", "tests/work/ and https://example.org/work/\n")
 
-    def test_a_command_is_one_file_and_one_line(self):
-        table, file = "trace_tools/commands.def", "trace_tools/commands/info.cpp"
-        body = "const Command& info_command() {}\n"
-        self.assertEqual(self.problems({table: "KVREPLAY_COMMAND(info)\n", file: body}), [])
-        self.assertIn("not listed", self.problems({table: "\n", file: body})[0])
-        missing = self.problems({table: "KVREPLAY_COMMAND(info)\nKVREPLAY_COMMAND(diff)\n", file: body})
-        self.assertIn("diff has no", missing[0])
+    def test_a_part_is_one_file_and_one_line(self):
+        for table, folder, definition in source_rules.REGISTRIES:
+            with self.subTest(table):
+                file, body = f"{folder}/some.cpp", f"X& some{definition} {{}}\n"
+                self.assertEqual(self.problems({table: "LINE(some)\n", file: body}), [])
+                self.assertIn("not listed", self.problems({table: "\n", file: body})[0])
+                self.assertIn("other has no", self.problems({table: "LINE(some)\nLINE(other)\n", file: body})[0])
 
 
 if __name__ == "__main__":
