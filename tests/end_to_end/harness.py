@@ -22,6 +22,9 @@ def kvreplay(*arguments, cwd=None, environment=None, timeout=120, preexec=None):
                           env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL, preexec_fn=preexec)
 
 
+GOLDEN = os.path.join(ROOT, "tests/golden")
+
+
 def listed_commands():
     """The names in `kvreplay --help`, in its order."""
     text = kvreplay("--help").stdout
@@ -61,3 +64,22 @@ class EndToEndTest(unittest.TestCase):
         for word in [words] if isinstance(words, str) else words:
             self.assertIn(word, lines[0], said)
         return lines[0]
+
+
+def edited_trace(path, edit, source=os.path.join(GOLDEN, "mha_odd.h5")):
+    """A copy of a golden trace after edit(h5py.File). Attributes and datasets are replaced with h5py's own calls."""
+    import h5py  # Debian's python3-h5py: an independent reader and writer of the format
+    shutil.copyfile(source, path)
+    os.chmod(path, 0o644)
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path
+
+
+def replaced(file, name, values, **options):
+    """The dataset `name` with other values, shape or type; its attributes stay."""
+    attributes = dict(file[name].attrs)
+    del file[name]
+    dataset = file.create_dataset(name, data=values, **options)
+    for key, value in attributes.items():
+        dataset.attrs[key] = value

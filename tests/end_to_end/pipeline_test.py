@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""From a model to a report, as the quickstart does it, on a model of a few kilobytes: do the pieces fit, do other tools read
+the files, and does the same input give the same output?"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import unittest
+
+import h5py
+import numpy
+
+from harness import ROOT, EndToEndTest, kvreplay, listed_commands
+
+MODELS = os.path.join(ROOT, "tests/fixtures/models")
+POLICIES = ("full", "random", "streaming_llm", "h2o", "tova", "snapkv", "restkv", "oracle_attention")
+BUDGETS = (40, 64, 96)
+PROMPT, GENERATED = 150, 12
+SEED = 7
+
+
+class Pipeline(EndToEndTest):
+    model = os.path.join(MODELS, "llama3")
+
+    def capture(self, name="trace.h5", *extra, generate=GENERATED):
+        with open(os.path.join(self.model, "config.json"), encoding="utf-8") as file:
+            vocabulary = json.load(file)["vocab_size"]
+        generator = random.Random(SEED)
+        with open(self.path("ids.txt"), "w", encoding="utf-8") as file:
+            file.write(" ".join(str(generator.randrange(vocabulary)) for _ in range(PROMPT)))
+        self.succeeds("capture", "--model", self.model, "--ids", self.path("ids.txt"), "--generate", generate, "--out",
+                      self.path(name), *extra)
+        return self.path(name)
+
+    def replay(self, trace, name="results.h5"):
+        self.succeeds("replay", trace, *(f"--policy={policy}" for policy in POLICIES), "--budget",
+                      ",".join(map(str, BUDGETS)), "--out", self.path(name))
+        return self.path(name)
+
+    def test_capture_gives_a_trace_that_h5py_reads(self):
+        trace = self.capture()
+        self.assertEqual(sorted(os.listdir(self.folder)), ["ids.txt", "trace.h5"])
+        with h5py.File(trace) as file:
+            self.assertEqual((file.attrs["format"], file.attrs["version"], file.attrs["complete"]), ("kvreplay-trace", 1, 1))
+            tokens = file["tokens/ids"].shape[0]
+            self.assertEqual(file["tokens"].attrs["prompt_length"], PROMPT)
+            self.assertLessEqual(tokens, PROMPT + GENERATED)
+            model = dict(file["model"].attrs)
+            for layer in range(model["num_layers"]):
+                group = file[f"layers/{layer:03d}"]
+                self.assertEqual(group["key"].shape, (model["num_kv_heads"], tokens, model["head_dim"]))
+                self.assertEqual(group["key"].dtype, numpy.float16)
+                self.assertEqual(group["query"].shape, (model["num_query_heads"], tokens, model["head_dim"]))
+                for name in ("key", "value", "query", "output_projection", "log_sum_exp", "head_output", "attention_column_sum"):
+                    self.assertTrue(numpy.isfinite(group[name][...].astype(numpy.float32)).all(), name)
+                # Every prompt query spends a mass of 1.
+                numpy.testing.assert_allclose(group["attention_column_sum"][...].sum(axis=1), PROMPT, rtol=1e-4)
+            nll = file["tokens/nll"][...]
+            self.assertTrue(numpy.isnan(nll[0]) and numpy.isfinite(nll[1:]).all())
+
+    def test_capture_replay_report(self):
+        trace = self.capture()
+        if "validate" in listed_commands():
+            self.succeeds("validate", trace)
+            self.json_of("inspect", trace)
+        results = self.replay(trace)
+        with h5py.File(results) as file:
+            self.assertEqual(file.attrs["format"], "kvreplay-results")
+            runs = [file[f"runs/{number:05d}"] for number in range(len(POLICIES) * len(BUDGETS))]
+            self.assertEqual(len(file["runs"]), len(runs))
+            for number, run in enumerate(runs):
+                policy, budget = POLICIES[number // len(BUDGETS)], BUDGETS[number % len(BUDGETS)]
+                with self.subTest(f"{policy} {budget}"):
+                    self.assertEqual(run.attrs["preset"], policy)
+                    evicted = run["evicted_at"][...].astype("<i4")
+                    self.assertEqual(hashlib.sha256(evicted.tobytes()).hexdigest(), run.attrs["kept_sha256"])
+                    if policy == "full":
+                        self.assertTrue((evicted == -1).all())
+                        self.assertEqual(run["summary"].attrs["output_error"], 0)
+                        continue
+                    self.assertEqual(run.attrs["budget"], budget)
+                    kept_of_prompt = ((evicted[:, :, :PROMPT] != 0).sum(axis=2))
+                    self.assertTrue((kept_of_prompt == budget).all(), kept_of_prompt)
+                    self.assertGreater(run["summary"].attrs["output_error"], 0)
+                    self.assertGreater(run["summary"].attrs["evicted_mass"], 0)
+
+        table = self.succeeds("report", results)
+        for policy in POLICIES:
+            self.assertIn(policy, table)
+        rows = list(csv.DictReader(io.StringIO(self.succeeds("report", results, "--csv"))))
+        self.assertGreaterEqual(len(rows), len(POLICIES) * len(BUDGETS))
+        self.json_of("report", results)
+        self.succeeds("report", results, "--html", self.path("report.html"))
+        with open(self.path("report.html"), encoding="utf-8") as file:
+            page = file.read()
+        self.assertTrue(page.lower().startswith("<!doctype html>"))
+        outside = re.findall(r'(?:src|href)\s*=\s*"(?!#|data:)([^"]*)"', page)
+        self.assertEqual(outside, [], "the page is one self-contained file")
+        if self.json_of("info")["built_with"]["figures"]:
+            self.assertIn("<svg", page)
+
+    def test_the_same_input_gives_the_same_output(self):
+        self.compare(self.capture("one.h5"), self.capture("two.h5"), {"created_utc", "command", "manifest"})
+        trace = self.path("one.h5")
+        self.compare(self.replay(trace, "first.h5"), self.replay(trace, "second.h5"), {"seconds", "peak_bytes"})
+
+    def compare(self, one, two, may_differ):
+        """Every dataset and attribute is equal, but those named."""
+        with h5py.File(one) as left, h5py.File(two) as right:
+            names = []
+            left.visit(names.append)
+            for name in ["/"] + names:
+                self.assertEqual(set(left[name].attrs), set(right[name].attrs), name)
+                for key in set(left[name].attrs) - may_differ:
+                    numpy.testing.assert_array_equal(left[name].attrs[key], right[name].attrs[key], f"{name} {key}")
+                if isinstance(left[name], h5py.Dataset):
+                    numpy.testing.assert_array_equal(left[name][...], right[name][...], name)
+
+    def test_one_thread_gives_what_several_give(self):
+        trace = self.capture()
+        self.replay(trace, "several.h5")
+        self.succeeds("replay", trace, *(f"--policy={policy}" for policy in POLICIES), "--budget", ",".join(map(str, BUDGETS)),
+                      "--threads", 1, "--out", self.path("one.h5"))
+        self.compare(self.path("one.h5"), self.path("several.h5"), {"seconds", "peak_bytes"})
+
+
+if __name__ == "__main__":
+    missing = [name for name in ("capture", "replay", "report") if name not in listed_commands()]
+    if missing:
+        print(f"skipped: this build has no {missing}")
+    else:
+        unittest.main()
