@@ -25,7 +25,7 @@ Type text_type(std::size_t size) {
   Type type(H5Tcopy(H5T_C_S1));
   H5Tset_size(type, std::max<std::size_t>(1, size));
   H5Tset_cset(type, H5T_CSET_UTF8);
-  H5Tset_strpad(type, H5T_STR_NULLPAD);
+  if (size != H5T_VARIABLE) H5Tset_strpad(type, H5T_STR_NULLPAD);
   return type;
 }
 
@@ -113,8 +113,10 @@ void write_attribute(hid_t object, const std::string& where, const char* name, d
 }
 
 void write_attribute(hid_t object, const std::string& where, const char* name, std::string_view value) {
+  // Variable length, as h5py writes it: h5py then gives text back instead of bytes.
   const std::string terminated(value);
-  write_scalar(object, where, name, text_type(value.size()), terminated.c_str());
+  const char* text = terminated.c_str();
+  write_scalar(object, where, name, text_type(H5T_VARIABLE), &text);
 }
 
 void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<std::string>& value) {

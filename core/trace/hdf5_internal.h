@@ -75,7 +75,7 @@ Properties file_access();
 void write_attribute(hid_t object, const std::string& where, const char* name, std::int64_t value);
 void write_attribute(hid_t object, const std::string& where, const char* name, int value);
 void write_attribute(hid_t object, const std::string& where, const char* name, double value);
-void write_attribute(hid_t object, const std::string& where, const char* name, std::string_view value);  // fixed length
+void write_attribute(hid_t object, const std::string& where, const char* name, std::string_view value);  // variable length
 void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<std::string>& value);
 void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<int>& value);
 

@@ -1,0 +1,91 @@
+// The reference backend: float32 storage, sums over keys in float64, every operation on all threads. Operations are
+// grouped by file: attention.cpp, reconstruction.cpp, smoothing.cpp, selection.cpp, evaluate.cpp.
+#pragma once
+
+#include <mutex>
+#include <utility>
+
+#include "core/backend/backend.h"
+
+namespace kvreplay {
+
+struct CpuLayer final : LoadedLayer {
+  Tensor<float, 3> key;    // [Hk, T, d]
+  Tensor<float, 3> value;  // [Hk, T, d]
+
+  // Rows of /queries/positions that hold positions [begin, end), or {-1, -1} when one of them is missing.
+  std::pair<std::int64_t, std::int64_t> query_rows(std::int64_t begin, std::int64_t end) const;
+  // Queries of positions [begin, end): [heads, end - begin, d]. Throws Error when one was not recorded; `purpose` says what
+  // needed it.
+  Tensor<float, 3> queries(int first_head, int end_head, std::int64_t begin, std::int64_t end,
+                           const std::string& purpose) const;
+  // [Hq, r, d] with ‖R_h x‖ = ‖W_h x‖: R_h is W_h itself when C <= d, else a square factor of the Gram matrix.
+  const Tensor<float, 3>& projection_factor() const;
+
+ private:
+  mutable std::mutex factor_mutex_;
+  mutable Tensor<float, 3> factor_;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  std::string name() const override { return "cpu"; }
+  std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override;
+  std::vector<float> download(const Array& array) override;
+  Array upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) override;
+
+  AttentionRows window_attention(const LoadedLayer& layer, int window, bool with_output) override;
+  Array column_sums(const LoadedLayer& layer, ColumnMask mask, int window) override;
+  Array decode_attention_sum(const LoadedLayer& layer) override;
+  Tensor<float, 2> decode_logits(const LoadedLayer& layer, int query_head) override;
+
+  Array removal_error_rows(const LoadedLayer& layer, const AttentionRows& rows, const ReconstructionForm& form) override;
+  Array removal_error_of_mean(const LoadedLayer& layer, const AttentionRows& rows, const std::vector<double>& weights,
+                              const ReconstructionForm& form) override;
+  Array reduce_rows(const Array& rows, const std::vector<double>& weights) override;
+  Array reduce_group(const Array& scores, int group, Reduction how) override;
+  Array prefix(const Array& scores, std::int64_t columns) override;
+
+  Array average_pool(const Array& scores, const std::vector<int>& kernel, const std::vector<int>& shift,
+                     Padding padding) override;
+  Array max_pool(const Array& scores, int kernel) override;
+  std::vector<std::vector<double>> mean_top_column(const Array& rows, std::int64_t count, Ties ties) override;
+  std::vector<std::vector<std::int32_t>> select_top(const Array& scores, const std::vector<std::int64_t>& count) override;
+
+  void evaluate(const LoadedLayer& layer, const std::vector<RunEvictions>& runs, const EvaluationRequest& request,
+                EvaluationSink& sink) override;
+};
+
+// Arrays of the CPU backend are host tensors. A fresh one is written through `data` before it becomes an Array.
+struct HostArray final : Array::Storage {
+  explicit HostArray(std::int64_t size) : values({size}) {}
+  Tensor<float, 1> values;
+};
+
+class HostArrayBuilder {
+ public:
+  explicit HostArrayBuilder(std::vector<std::int64_t> shape);
+  float* data() { return storage_->values.data(); }
+  Array finish() { return {std::move(shape_), std::move(storage_)}; }
+
+ private:
+  std::vector<std::int64_t> shape_;
+  std::shared_ptr<HostArray> storage_;
+};
+
+inline const float* host_data(const Array& array) { return static_cast<const HostArray&>(array.storage()).values.data(); }
+
+// out[i] += Σ_k weight[k] · rows[index[k] · dim + i] in float64; index may be null for rows 0 … count - 1.
+void accumulate_rows(const float* rows, std::int64_t dim, const std::int32_t* index, const float* weight, std::int64_t count,
+                     double* out);
+
+// A key for sorting scores: larger for larger scores, NaN largest of all.
+inline std::uint32_t order_key(float score) {
+  if (score != score) return 0xffffffffU;
+  std::uint32_t bits;
+  __builtin_memcpy(&bits, &score, sizeof bits);
+  if (bits == 0x80000000U) bits = 0;  // -0 ties with +0
+  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
+}
+
+}  // namespace kvreplay

@@ -1,0 +1,411 @@
+// What kept sets do to the decode queries. Per query head and step, what depends on the trace alone (attention, output,
+// single-removal errors, ranks) is computed once and shared by all runs; a run then costs the smaller of its kept and its
+// evicted set.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "core/backend/cpu/cpu_backend.h"
+#include "core/base/parallel.h"
+#include "core/kernels/kernels.h"
+
+namespace kvreplay {
+namespace {
+
+// Below this share of the mass a vector sum is formed from its own terms instead of as a difference: in float64 the
+// difference would keep about 10 digits there.
+constexpr double small_mass = 1e-6;
+
+// Kept and evicted prompt tokens of a run and stored head, when they stay the same for all decode steps.
+struct StoredHead {
+  bool constant = true;
+  std::vector<std::int32_t> kept_prompt, evicted_prompt;
+};
+
+StoredHead classify(const std::int32_t* evicted_at, std::int64_t prompt, std::int64_t tokens) {
+  StoredHead head;
+  for (std::int64_t i = 0; i < tokens; ++i)
+    if (evicted_at[i] > 0 || (evicted_at[i] == 0 && i >= prompt)) {
+      head.constant = false;
+      return head;
+    }
+  for (std::int64_t i = 0; i < prompt; ++i)
+    (evicted_at[i] == 0 ? head.evicted_prompt : head.kept_prompt).push_back(static_cast<std::int32_t>(i));
+  return head;
+}
+
+// What one query head sees at one step with the full cache.
+struct FullStep {
+  std::int64_t low = 0, position = 0;  // visible: [low, position]
+  float top = 0;                       // the largest logit
+  double total = 0;                    // Σ exp(z - top)
+  std::vector<float> exponential;      // [T] exp(z - top)
+  std::vector<double> sum;             // [d] Σ exp(z - top) v
+  std::vector<double> output;          // [d] o
+  std::vector<float> single;           // [T] a / (1 - a) · ‖o - v‖
+  std::vector<std::int32_t> rank;      // [T] rank of a, the largest first; beyond the ranks needed: the largest integer
+  std::array<double, num_regions> mass{};
+  double entropy = 0;
+};
+
+class HeadEvaluator {
+ public:
+  HeadEvaluator(const CpuLayer& layer, const std::vector<RunEvictions>& runs,
+                const std::vector<std::vector<StoredHead>>& stored, const EvaluationRequest& request, EvaluationSink& sink)
+      : layer_(layer), runs_(runs), stored_(stored), request_(request), sink_(sink), d_(layer.head_dim) {
+    const auto tokens = static_cast<std::size_t>(layer.tokens);
+    full_.exponential.resize(tokens);
+    full_.single.resize(tokens);
+    full_.rank.resize(tokens);
+    full_.sum.resize(static_cast<std::size_t>(d_));
+    full_.output.resize(static_cast<std::size_t>(d_));
+    kept_output_.resize(static_cast<std::size_t>(d_));
+    evicted_output_.resize(static_cast<std::size_t>(d_));
+    const auto bounds = region_bounds(layer.prompt, layer.tokens);
+    region_.resize(tokens);
+    for (int r = 0; r < num_regions; ++r)
+      std::fill(region_.begin() + bounds[static_cast<std::size_t>(r)],
+                region_.begin() + bounds[static_cast<std::size_t>(r) + 1], r);
+  }
+
+  // outputs [S, Hq · d] and differences [run][S, Hq · d] receive o and o' - o of this head.
+  void run(int head, const Tensor<float, 2>& logits, float* outputs, std::vector<Tensor<float, 2>>& differences,
+           std::vector<std::vector<std::int64_t>>& evicted_counts) {
+    head_ = head;
+    value_ = layer_.value.data() + head / layer_.group() * layer_.tokens * d_;
+    const std::int64_t stride = static_cast<std::int64_t>(layer_.num_query_heads) * d_;
+    for (std::int64_t s = 0; s < layer_.steps(); ++s) {
+      const float* z = logits.data() + s * layer_.tokens;
+      if (std::isnan(z[layer_.prompt + s])) {
+        HeadStep missing;
+        missing.recorded = false;
+        for (std::size_t r = 0; r < runs_.size(); ++r) sink_.head(r, head, s, missing);
+        continue;
+      }
+      prepare(z, s);
+      if (request_.outputs)
+        for (std::int64_t i = 0; i < d_; ++i)
+          outputs[s * stride + head * d_ + i] = static_cast<float>(full_.output[static_cast<std::size_t>(i)]);
+      for (std::size_t r = 0; r < runs_.size(); ++r) {
+        const HeadStep step = measure(r, z, s);
+        sink_.head(r, head, s, step);
+        evicted_counts[r][static_cast<std::size_t>(head * layer_.steps() + s)] = step.evicted;
+        if (request_.outputs)
+          for (std::int64_t i = 0; i < d_; ++i)
+            differences[r].data()[s * stride + head * d_ + i] =
+                static_cast<float>(kept_output_[static_cast<std::size_t>(i)] - full_.output[static_cast<std::size_t>(i)]);
+      }
+    }
+  }
+
+ private:
+  std::size_t stored_head(std::size_t run) const {
+    const std::int64_t heads = runs_[run].evicted_at.dim(0);
+    if (heads == layer_.num_query_heads) return static_cast<std::size_t>(head_);
+    return heads == 1 ? 0 : static_cast<std::size_t>(head_ / layer_.group());
+  }
+
+  void prepare(const float* z, std::int64_t step) {
+    full_.position = layer_.prompt + step;
+    full_.low = layer_.first_visible(full_.position);
+    const std::int64_t low = full_.low, n = full_.position + 1 - low;
+    float* e = full_.exponential.data();
+    std::copy_n(z + low, n, e + low);
+    full_.top = kernels::maximum(e + low, n);
+    const std::int64_t largest = std::find(z + low, z + low + n, full_.top) - z;
+    e[largest] = -std::numeric_limits<float>::infinity();
+    const double others = kernels::exponentiate(e + low, n, full_.top);
+    e[largest] = 0;
+    full_.total = 1 + others;
+
+    if (request_.outputs || request_.single_removals) {
+      std::fill(full_.sum.begin(), full_.sum.end(), 0.0);
+      accumulate_rows(value_ + low * d_, d_, nullptr, e + low, n, full_.sum.data());
+      if (request_.single_removals) single_removals(largest, others);
+      const float one = 1;
+      accumulate_rows(value_ + largest * d_, d_, nullptr, &one, 1, full_.sum.data());
+      for (std::size_t i = 0; i < full_.sum.size(); ++i) full_.output[i] = full_.sum[i] / full_.total;
+      if (request_.single_removals) other_removals(largest);
+    }
+    e[largest] = 1;
+
+    if (request_.entropy) {
+      double weighted = 0;
+      for (std::int64_t i = low; i <= full_.position; ++i)
+        if (e[i] > 0) weighted += static_cast<double>(e[i]) * (static_cast<double>(z[i]) - full_.top);
+      full_.entropy = std::log(full_.total) - weighted / full_.total;
+    }
+    if (request_.regions) {
+      full_.mass.fill(0);
+      for (std::int64_t i = low; i <= full_.position; ++i)
+        full_.mass[static_cast<std::size_t>(region_[static_cast<std::size_t>(i)])] += e[i];
+      for (auto& mass : full_.mass) mass /= full_.total;
+    }
+    if (request_.overlap) rank(z);
+  }
+
+  // The largest weight: a / (1 - a) · ‖o - v‖ = a · ‖r - v‖ with r the mean of the others, no cancellation. Called while
+  // full_.sum holds the others alone.
+  void single_removals(std::int64_t largest, double others) {
+    double squared = 0;
+    for (std::int64_t i = 0; i < d_; ++i) {
+      const double difference = full_.sum[static_cast<std::size_t>(i)] / std::max(others, 1e-300) - value_[largest * d_ + i];
+      squared += difference * difference;
+    }
+    largest_single_ = static_cast<float>(std::sqrt(squared) / full_.total);
+  }
+
+  void other_removals(std::int64_t largest) {
+    const std::int64_t low = full_.low, n = full_.position + 1 - low;
+    center_.resize(static_cast<std::size_t>(d_));
+    std::copy(full_.output.begin(), full_.output.end(), center_.begin());
+    float* single = full_.single.data();
+    kernels::squared_distances(value_ + low * d_, n, d_, d_, center_.data(), single + low);
+    for (std::int64_t i = low; i <= full_.position; ++i) {
+      const double e = full_.exponential[static_cast<std::size_t>(i)];
+      single[i] = static_cast<float>(e / (full_.total - e) * std::sqrt(static_cast<double>(single[i])));
+    }
+    single[largest] = largest_single_;
+  }
+
+  // Ranks of the visible weights, as far as any run's kept set needs them.
+  void rank(const float* z) {
+    std::int64_t needed = 0;
+    for (std::size_t r = 0; r < runs_.size(); ++r) {
+      const std::int64_t kept = count_kept(r);
+      if (kept < full_.position + 1 - full_.low) needed = std::max(needed, kept);
+    }
+    std::fill(full_.rank.begin(), full_.rank.end(), std::numeric_limits<std::int32_t>::max());
+    if (needed == 0) return;
+    order_.clear();
+    for (std::int64_t i = full_.low; i <= full_.position; ++i)
+      order_.push_back(static_cast<std::uint64_t>(order_key(z[i])) << 32 | (0xffffffffU - static_cast<std::uint32_t>(i)));
+    const auto end = order_.begin() + std::min<std::int64_t>(needed, static_cast<std::int64_t>(order_.size()));
+    if (end != order_.end()) std::nth_element(order_.begin(), end, order_.end(), std::greater<>());
+    std::sort(order_.begin(), end, std::greater<>());
+    for (auto it = order_.begin(); it != end; ++it)
+      full_.rank[0xffffffffU - static_cast<std::uint32_t>(*it)] = static_cast<std::int32_t>(it - order_.begin());
+  }
+
+  bool kept_at(const std::int32_t* evicted_at, std::int64_t i) const {
+    const std::int64_t step = full_.position - layer_.prompt + 1;
+    return evicted_at[i] < 0 || evicted_at[i] >= step || i == full_.position;
+  }
+
+  std::int64_t count_kept(std::size_t run) const {
+    const StoredHead& head = stored_[run][stored_head(run)];
+    if (head.constant) {
+      const auto first = std::lower_bound(head.kept_prompt.begin(), head.kept_prompt.end(), full_.low);
+      return head.kept_prompt.end() - first + full_.position + 1 - std::max(layer_.prompt, full_.low);
+    }
+    const std::int32_t* evicted_at = runs_[run].evicted_at[static_cast<std::int64_t>(stored_head(run))].data();
+    std::int64_t count = 0;
+    for (std::int64_t i = full_.low; i <= full_.position; ++i) count += kept_at(evicted_at, i) ? 1 : 0;
+    return count;
+  }
+
+  void split(std::size_t run) {
+    kept_.clear();
+    evicted_.clear();
+    const StoredHead& head = stored_[run][stored_head(run)];
+    if (head.constant) {
+      kept_.assign(std::lower_bound(head.kept_prompt.begin(), head.kept_prompt.end(), full_.low), head.kept_prompt.end());
+      evicted_.assign(std::lower_bound(head.evicted_prompt.begin(), head.evicted_prompt.end(), full_.low),
+                      head.evicted_prompt.end());
+      for (std::int64_t i = std::max(layer_.prompt, full_.low); i <= full_.position; ++i)
+        kept_.push_back(static_cast<std::int32_t>(i));
+      return;
+    }
+    const std::int32_t* evicted_at = runs_[run].evicted_at[static_cast<std::int64_t>(stored_head(run))].data();
+    for (std::int64_t i = full_.low; i <= full_.position; ++i)
+      (kept_at(evicted_at, i) ? kept_ : evicted_).push_back(static_cast<std::int32_t>(i));
+  }
+
+  HeadStep measure(std::size_t run, const float* z, std::int64_t) {
+    split(run);
+    HeadStep step;
+    step.visible = full_.position + 1 - full_.low;
+    step.evicted = static_cast<std::int64_t>(evicted_.size());
+    step.full_log_sum_exp = full_.top + std::log(full_.total);
+    step.entropy = full_.entropy;
+    step.mass_before = full_.mass;
+    step.output = full_.output;
+    step.kept_output = kept_output_;
+    step.evicted_output = evicted_output_;
+    if (evicted_.empty()) {
+      step.kept_log_sum_exp = step.full_log_sum_exp;
+      step.oracle_overlap = 1;
+      step.mass_after = full_.mass;
+      kept_output_ = full_.output;
+      return step;
+    }
+
+    const double evicted_sum = gather(evicted_, evicted_weight_);
+    double kept_sum = gather(kept_, kept_weight_);
+    double kept_top = full_.top;
+    if (kept_sum < 1e-20 * full_.total) {  // what is kept had next to nothing: its weights are formed afresh
+      kept_top = -std::numeric_limits<double>::infinity();
+      for (const auto i : kept_) kept_top = std::max<double>(kept_top, z[i]);
+      kept_sum = 0;
+      for (std::size_t k = 0; k < kept_.size(); ++k) {
+        kept_weight_[k] = static_cast<float>(std::exp(z[kept_[k]] - kept_top));
+        kept_sum += kept_weight_[k];
+      }
+    }
+    step.evicted_mass = evicted_sum / full_.total;
+    step.kept_log_sum_exp = kept_top + std::log(kept_sum);
+    if (request_.outputs) outputs(kept_sum, evicted_sum, kept_top == full_.top);
+    if (request_.single_removals)
+      for (const auto i : evicted_) step.single_removal_sum += full_.single[static_cast<std::size_t>(i)];
+    if (request_.regions) {
+      for (std::size_t k = 0; k < kept_.size(); ++k)
+        step.mass_after[static_cast<std::size_t>(region_[static_cast<std::size_t>(kept_[k])])] += kept_weight_[k];
+      for (auto& mass : step.mass_after) mass /= kept_sum;
+    }
+    if (request_.overlap) {
+      const auto size = static_cast<std::int32_t>(kept_.size());
+      std::int64_t shared = 0;
+      for (const auto i : kept_) shared += full_.rank[static_cast<std::size_t>(i)] < size ? 1 : 0;
+      step.oracle_overlap = static_cast<double>(shared) / size;
+    }
+    return step;
+  }
+
+  double gather(const std::vector<std::int32_t>& index, std::vector<float>& weight) const {
+    weight.resize(index.size());
+    double total = 0;
+    for (std::size_t k = 0; k < index.size(); ++k) {
+      weight[k] = full_.exponential[static_cast<std::size_t>(index[k])];
+      total += weight[k];
+    }
+    return total;
+  }
+
+  // o' and o_E. The smaller set is summed; the other follows by subtraction unless it has almost no mass.
+  void outputs(double kept_sum, double evicted_sum, bool same_scale) {
+    const auto sum = [&](const std::vector<std::int32_t>& index, const std::vector<float>& weight,
+                         std::vector<double>& out) {
+      std::fill(out.begin(), out.end(), 0.0);
+      accumulate_rows(value_, d_, index.data(), weight.data(), static_cast<std::int64_t>(index.size()), out.data());
+    };
+    const bool kept_is_small = kept_sum < small_mass * full_.total || !same_scale;
+    const bool evicted_is_small = evicted_sum < small_mass * full_.total;
+    const bool kept_directly = kept_is_small || kept_.size() <= evicted_.size();
+    const bool evicted_directly = evicted_is_small || !kept_directly || !same_scale;
+    if (kept_directly) sum(kept_, kept_weight_, kept_output_);
+    if (evicted_directly) sum(evicted_, evicted_weight_, evicted_output_);
+    for (std::size_t i = 0; i < kept_output_.size(); ++i) {
+      if (!kept_directly) kept_output_[i] = full_.sum[i] - evicted_output_[i];
+      if (!evicted_directly) evicted_output_[i] = full_.sum[i] - kept_output_[i];
+    }
+    for (std::size_t i = 0; i < kept_output_.size(); ++i) {
+      kept_output_[i] /= kept_sum;
+      evicted_output_[i] /= std::max(evicted_sum, 1e-300);
+    }
+  }
+
+  const CpuLayer& layer_;
+  const std::vector<RunEvictions>& runs_;
+  const std::vector<std::vector<StoredHead>>& stored_;
+  const EvaluationRequest request_;
+  EvaluationSink& sink_;
+  const std::int64_t d_;
+  int head_ = 0;
+  const float* value_ = nullptr;
+  float largest_single_ = 0;
+  FullStep full_;
+  std::vector<int> region_;
+  std::vector<float> center_;
+  std::vector<std::uint64_t> order_;
+  std::vector<std::int32_t> kept_, evicted_;
+  std::vector<float> kept_weight_, evicted_weight_;
+  std::vector<double> kept_output_, evicted_output_;
+};
+
+// Sums over heads through W_o, or of the concatenated heads without it.
+class LayerEvaluator {
+ public:
+  LayerEvaluator(const CpuLayer& layer, const Tensor<float, 2>& outputs) : layer_(layer) {
+    if (layer.trace->has(layer.layer, LayerDataset::output_projection))
+      projection_ = layer.trace->read(layer.layer, LayerDataset::output_projection);
+    outputs_ = project(outputs);
+  }
+
+  void run(std::size_t run, const Tensor<float, 2>& difference, const std::vector<std::int64_t>& evicted,
+           EvaluationSink& sink) const {
+    const Tensor<float, 2> projected = project(difference);
+    const std::int64_t width = projected.dim(1), steps = layer_.steps();
+    for (std::int64_t s = 0; s < steps; ++s) {
+      LayerStep step;
+      step.recorded = layer_.query_rows(layer_.prompt + s, layer_.prompt + s + 1).first >= 0;
+      step.projected = !projection_.empty();
+      double difference_squared = 0, output_squared = 0, kept_squared = 0;
+      for (std::int64_t i = 0; i < width; ++i) {
+        const double delta = projected.data()[s * width + i], before = outputs_.data()[s * width + i],
+                     after = before + delta;
+        difference_squared += delta * delta;
+        output_squared += before * before;
+        kept_squared += after * after;
+        step.inner_product += before * after;
+      }
+      step.difference_norm = std::sqrt(difference_squared);
+      step.output_norm = std::sqrt(output_squared);
+      step.kept_output_norm = std::sqrt(kept_squared);
+      for (std::int64_t h = 0; h < layer_.num_query_heads; ++h)
+        step.evicted += evicted[static_cast<std::size_t>(h * steps + s)];
+      sink.layer(run, s, step);
+    }
+  }
+
+ private:
+  Tensor<float, 2> project(const Tensor<float, 2>& x) const {
+    if (projection_.empty()) return x;
+    const std::int64_t width = projection_.dim(1), inner = projection_.dim(2);
+    Tensor<float, 2> out({x.dim(0), width});
+    kernels::gemm_nt(x.dim(0), width, inner, 1.0F, x.data(), inner, projection_.data(), inner, out.data(), width);
+    return out;
+  }
+
+  const CpuLayer& layer_;
+  Tensor<float, 3> projection_;
+  Tensor<float, 2> outputs_;
+};
+
+}  // namespace
+
+void CpuBackend::evaluate(const LoadedLayer& base, const std::vector<RunEvictions>& runs, const EvaluationRequest& request,
+                          EvaluationSink& sink) {
+  const auto& layer = static_cast<const CpuLayer&>(base);
+  const std::int64_t steps = layer.steps(), width = static_cast<std::int64_t>(layer.num_query_heads) * layer.head_dim;
+  if (steps == 0 || runs.empty()) return;
+
+  std::vector<std::vector<StoredHead>> stored(runs.size());
+  for (std::size_t r = 0; r < runs.size(); ++r)
+    for (std::int64_t h = 0; h < runs[r].evicted_at.dim(0); ++h)
+      stored[r].push_back(classify(runs[r].evicted_at[h].data(), layer.prompt, layer.tokens));
+
+  Tensor<float, 2> outputs({request.outputs ? steps : 0, width}, 0.0F);
+  std::vector<Tensor<float, 2>> differences;
+  for (std::size_t r = 0; r < runs.size(); ++r)
+    differences.emplace_back(std::array<std::int64_t, 2>{request.outputs ? steps : 0, width}, 0.0F);
+  std::vector<std::vector<std::int64_t>> evicted(
+      runs.size(), std::vector<std::int64_t>(static_cast<std::size_t>(layer.num_query_heads * steps)));
+
+  parallel_for(layer.num_query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    HeadEvaluator evaluator(layer, runs, stored, request, sink);
+    for (std::int64_t h = begin; h < end; ++h) {
+      const Tensor<float, 2> logits = decode_logits(layer, static_cast<int>(h));
+      evaluator.run(static_cast<int>(h), logits, outputs.data(), differences, evicted);
+    }
+  });
+  if (!request.outputs) return;
+  const LayerEvaluator evaluator(layer, outputs);
+  parallel_for(static_cast<std::int64_t>(runs.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r)
+      evaluator.run(static_cast<std::size_t>(r), differences[static_cast<std::size_t>(r)],
+                    evicted[static_cast<std::size_t>(r)], sink);
+  });
+}
+
+}  // namespace kvreplay

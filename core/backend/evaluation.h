@@ -1,0 +1,75 @@
+// What a backend measures of a run: the sums from which every metric of data/metrics.md follows. Metrics
+// (core/metric) are small functions of these and never touch a tensor, so a new metric needs no kernel.
+//
+// For one layer, one recorded query at position t, one query head, with attention a over the visible keys N, the kept
+// set K and the evicted set E = N \ K (metrics.md):
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/base/tensor.h"
+
+namespace kvreplay {
+
+// Regions of the sequence: sinks (first 4), three thirds of the prompt between, the last 32 prompt positions, generated.
+inline constexpr int num_regions = 6;
+inline constexpr std::array<const char*, num_regions> region_names = {"sinks",      "first third", "second third",
+                                                                      "last third", "recent",      "generated"};
+// Begin of each region for a prompt of P tokens, and the end of the last one: region r is [bounds[r], bounds[r + 1]).
+std::array<std::int64_t, num_regions + 1> region_bounds(std::int64_t prompt, std::int64_t tokens);
+
+// One query head at one decode step, for one run.
+struct HeadStep {
+  bool recorded = true;                           // false: the query is not in the trace, nothing below is meaningful
+  std::int64_t visible = 0;                       // |N|
+  std::int64_t evicted = 0;                       // |E|
+  double evicted_mass = 0;                        // Σ_E a
+  double kept_log_sum_exp = 0;                    // ln Σ_K exp(z)
+  double full_log_sum_exp = 0;                    // ln Σ_N exp(z)
+  std::span<const double> output;                 // o [d]
+  std::span<const double> kept_output;            // o' [d]
+  std::span<const double> evicted_output;         // o_E [d]; meaningful when evicted > 0
+  double single_removal_sum = 0;                  // Σ_E a / (1 - a) · ‖o - v‖
+  double entropy = 0;                             // -Σ a ln a, nats
+  double oracle_overlap = 0;                      // share of the |K| largest a that is in K
+  std::array<double, num_regions> mass_before{};  // Σ a over each region
+  std::array<double, num_regions> mass_after{};   // Σ a' over each region
+};
+
+// All heads of one layer at one decode step: outputs summed over heads through W_o, or concatenated without it.
+struct LayerStep {
+  bool recorded = true;
+  bool projected = true;        // false: the trace has no W_o, the vectors are the concatenated heads
+  std::int64_t evicted = 0;     // Σ_h |E|
+  double difference_norm = 0;   // ‖Σ W_h (o' - o)‖
+  double output_norm = 0;       // ‖Σ W_h o‖
+  double kept_output_norm = 0;  // ‖Σ W_h o'‖
+  double inner_product = 0;     // <Σ W_h o, Σ W_h o'>
+};
+
+// The sums that cost something and are computed only when a metric asks for them.
+struct EvaluationRequest {
+  bool outputs = true;  // output, kept_output, evicted_output and LayerStep
+  bool single_removals = true;
+  bool overlap = true;
+  bool regions = true;
+  bool entropy = true;
+};
+
+// One run's evictions in one layer. evicted_at [H, T]; H is Hq, Hk or 1.
+struct RunEvictions {
+  TensorView<const std::int32_t, 2> evicted_at;
+};
+
+// Receives the results; called for every run, head and step in any order, from several threads, each cell once.
+class EvaluationSink {
+ public:
+  virtual ~EvaluationSink() = default;
+  virtual void head(std::size_t run, int query_head, std::int64_t step, const HeadStep& values) = 0;
+  virtual void layer(std::size_t run, std::int64_t step, const LayerStep& values) = 0;
+};
+
+}  // namespace kvreplay

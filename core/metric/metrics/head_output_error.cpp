@@ -1,0 +1,42 @@
+#include <cmath>
+
+#include "core/metric/metric.h"
+
+namespace kvreplay {
+namespace {
+
+class HeadOutputErrorMetric final : public Metric {
+ public:
+  const MetricInfo& info() const override {
+    static const MetricInfo info = {
+        .name = "head_output_error",
+        .title = "Head output error",
+        .unit = "",
+        .doc = "‖o' - o‖ / ‖o‖ of each head before W_o.",
+        .axes = {"layer", "query_head", "step"},
+        .direction = Direction::lower_is_better,
+        .logarithmic = true,
+    };
+    return info;
+  }
+  EvaluationRequest needs() const override {
+    return {.outputs = true, .single_removals = false, .overlap = false, .regions = false, .entropy = false};
+  }
+  void head_step(const HeadStep& step, std::span<float> out) const override {
+    double difference = 0, norm = 0;
+    for (std::size_t i = 0; i < step.output.size(); ++i) {
+      difference += (step.kept_output[i] - step.output[i]) * (step.kept_output[i] - step.output[i]);
+      norm += step.output[i] * step.output[i];
+    }
+    out[0] = norm > 0 ? static_cast<float>(std::sqrt(difference / norm)) : difference > 0 ? 1.0F : 0.0F;
+  }
+};
+
+}  // namespace
+
+const Metric& head_output_error_metric() {
+  static const HeadOutputErrorMetric metric;
+  return metric;
+}
+
+}  // namespace kvreplay

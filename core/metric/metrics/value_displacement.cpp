@@ -1,0 +1,46 @@
+#include <cmath>
+
+#include "core/metric/metric.h"
+
+namespace kvreplay {
+namespace {
+
+double distance(std::span<const double> a, std::span<const double> b) {
+  double total = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) total += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(total);
+}
+
+class ValueDisplacementMetric final : public Metric {
+ public:
+  const MetricInfo& info() const override {
+    static const MetricInfo info = {
+        .name = "value_displacement",
+        .title = "Value displacement",
+        .unit = "",
+        .doc =
+            "‖o' - o_E‖: how far apart what is kept and what is evicted lie; the other factor of o' - o = (1 - m)(o' - "
+            "o_E).",
+        .axes = {"layer", "query_head", "step"},
+        .direction = Direction::lower_is_better,
+        .logarithmic = true,
+    };
+    return info;
+  }
+  EvaluationRequest needs() const override {
+    return {.outputs = true, .single_removals = false, .overlap = false, .regions = false, .entropy = false};
+  }
+  void head_step(const HeadStep& step, std::span<float> out) const override {
+    out[0] = step.evicted == 0 ? 0.0F : static_cast<float>(distance(step.kept_output, step.evicted_output));
+  }
+  bool counts(const HeadStep& step) const override { return step.evicted > 0; }
+};
+
+}  // namespace
+
+const Metric& value_displacement_metric() {
+  static const ValueDisplacementMetric metric;
+  return metric;
+}
+
+}  // namespace kvreplay

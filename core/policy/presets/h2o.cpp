@@ -1,0 +1,151 @@
+// Heavy hitters: tokens that received the most attention so far, and the recent ones (Zhang et al., NeurIPS 2023).
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/policy/stages/per_step.h"
+#include "core/policy/stages/stages.h"
+
+namespace kvreplay {
+namespace {
+
+// True eviction after the prompt and after every decode step. The accumulators see only what is retained; a token that is
+// dropped takes its accumulator with it.
+class PerStepH2O final : public Policy {
+ public:
+  // heavy = recent = 0: recent is half of the budget, rounded down, heavy the rest.
+  PerStepH2O(int heavy, int recent, Grouping grouping) : heavy_(heavy), recent_(recent), grouping_(grouping) {}
+  Granularity granularity() const override { return grouping_.granularity; }
+  std::int64_t fixed_budget() const override { return heavy_ + recent_; }
+
+  LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
+    LayerEvictions result = layer.nothing_evicted(grouping_.granularity);
+    if (budget >= layer.candidates() + layer.loaded().steps()) return result;
+    const auto recent = static_cast<std::size_t>(heavy_ + recent_ > 0 ? recent_ : budget / 2);
+    const auto heavy = static_cast<std::size_t>(budget) - recent;
+    const Array& sums = layer.shared<Array>(
+        "column_sums", [&] { return layer.backend().column_sums(layer.loaded(), ColumnMask::causal, 0); });
+    const Array grouped = grouping_.apply(layer, sums);
+    const std::vector<float> accumulated = layer.backend().download(grouped);
+    const std::int64_t heads = grouped.dim(0), n = layer.candidates();
+    for (std::int64_t h = 0; h < heads; ++h)
+      simulate(layer, h, {accumulated.data() + h * n, static_cast<std::size_t>(n)}, heavy, recent, result.evicted_at);
+    return result;
+  }
+
+ private:
+  void simulate(LayerWorkspace& layer, std::int64_t head, std::span<const float> prompt_sums, std::size_t heavy,
+                std::size_t recent, Tensor<std::int32_t, 2>& evicted_at) const {
+    RetainedSet cache;
+    std::vector<double> score(prompt_sums.begin(), prompt_sums.end());
+    for (std::int64_t position = layer.first_candidate(); position < layer.prompt(); ++position)
+      cache.positions.push_back(static_cast<std::int32_t>(position));
+
+    const auto shrink = [&](std::int64_t step) {
+      const std::size_t size = cache.positions.size();
+      if (size <= heavy + recent) return;
+      std::vector<std::size_t> kept = top_slots(score, size - recent, heavy);
+      for (std::size_t slot = size - recent; slot < size; ++slot) kept.push_back(slot);
+      for (const auto position : cache.positions) evicted_at(head, position) = static_cast<std::int32_t>(step);
+      for (std::size_t k = 0; k < kept.size(); ++k) {
+        cache.positions[k] = cache.positions[kept[k]];
+        score[k] = score[kept[k]];
+        evicted_at(head, cache.positions[k]) = -1;
+      }
+      cache.positions.resize(kept.size());
+      score.resize(kept.size());
+    };
+
+    shrink(0);
+    const std::int64_t query_heads = layer.loaded().num_query_heads, share = query_heads / evicted_at.dim(0);
+    for (std::int64_t step = 1; step <= layer.loaded().steps(); ++step) {
+      const std::int64_t position = layer.prompt() + step - 1;
+      drop_invisible(layer, position, cache, score);
+      cache.positions.push_back(static_cast<std::int32_t>(position));
+      score.push_back(0);
+      std::vector<double> received(score.size(), grouping_.reduction == Reduction::max ? -1.0 : 0.0);
+      for (std::int64_t q = head * share; q < (head + 1) * share; ++q) {
+        const auto& logits = shared_decode_logits(layer, static_cast<int>(q));
+        const std::vector<double> attention = cache.attention(logits.data() + (step - 1) * layer.tokens());
+        for (std::size_t slot = 0; slot < attention.size(); ++slot)
+          received[slot] = grouping_.reduction == Reduction::max ? std::max(received[slot], attention[slot])
+                                                                 : received[slot] + attention[slot];
+      }
+      const double factor = grouping_.reduction == Reduction::mean ? 1.0 / static_cast<double>(share) : 1.0;
+      for (std::size_t slot = 0; slot < score.size(); ++slot) score[slot] += factor * received[slot];
+      shrink(step);
+    }
+  }
+
+  // Tokens that the layer's sliding window no longer shows leave the cache; they are not evicted by the policy.
+  static void drop_invisible(const LayerWorkspace& layer, std::int64_t position, RetainedSet& cache,
+                             std::vector<double>& score) {
+    const auto low = layer.loaded().first_visible(position);
+    const auto first = std::lower_bound(cache.positions.begin(), cache.positions.end(), low);
+    score.erase(score.begin(), score.begin() + (first - cache.positions.begin()));
+    cache.positions.erase(cache.positions.begin(), first);
+  }
+
+  int heavy_, recent_;
+  Grouping grouping_;
+};
+
+Parameter size_parameter(const char* key, const char* doc) {
+  Parameter p;
+  p.key = key;
+  p.doc = doc;
+  p.minimum = 0;
+  p.maximum = 16777216;
+  p.defaults = {{"original", "0"}};
+  return p;
+}
+
+}  // namespace
+
+const PolicyDescription& h2o_policy() {
+  static const PolicyDescription description = {
+      .name = "h2o",
+      .idea = "Keeps the tokens that have received the most attention so far, and the recent ones.",
+      .paper =
+          "Zhang et al., H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models, NeurIPS 2023",
+      .stages =
+          "attention (all prompt queries, then each decode query) → sum → top-k + recent; each decode step (paper, "
+          "original), "
+          "once when the prompt ends (released, factory)",
+      .needs = "attention_column_sum, or the queries of the whole prompt (released: the queries); the decode queries",
+      .variants = {{"paper", "Zhang et al. 2023",
+                    "Causal sums, mean over the query heads of a KV head; recent = M / 2 rounded down, heavy = the rest; "
+                    "evicts after the "
+                    "prompt and after every step, accumulating attention over what is retained."},
+                   {"released", "an-yongqi/rest-kv at a8bb112",
+                    "Once, per query head, and not causal: queries before the last W see every key, also later ones; the "
+                    "last W tokens are kept."},
+                   {"factory", "Zefan-Cai/KVCache-Factory at c97f9d7", "Once, causal sums; the last W tokens are kept."},
+                   {"original", "FMInference/H2O at ac75c2a (utils_real_drop)",
+                    "As paper, per query head, with heavy + recent written in the string; they win over the budget."}},
+      .parameters = {window_parameter({{"released", "32"}, {"factory", "8"}}),
+                     size_parameter("heavy", "heavy hitters kept; 0 with recent=0: by the budget"),
+                     size_parameter("recent", "recent tokens kept"),
+                     granularity_parameter({{"paper", "kv_head"},
+                                            {"released", "query_head"},
+                                            {"factory", "query_head"},
+                                            {"original", "query_head"}}),
+                     group_parameter({{"paper", "mean"}, {"released", "mean"}, {"factory", "mean"}, {"original", "mean"}})},
+      .make = [](const PolicySpec& spec) -> std::unique_ptr<Policy> {
+        const Grouping grouping = grouping_of(spec.values);
+        if (spec.variant == "paper" || spec.variant == "original") {
+          const bool sizes = spec.variant == "original";
+          return std::make_unique<PerStepH2O>(sizes ? spec.values.integer("heavy") : 0,
+                                              sizes ? spec.values.integer("recent") : 0, grouping);
+        }
+        OneShotStages stages;
+        stages.granularity = grouping.granularity;
+        stages.window = spec.values.integer("window");
+        stages.indicator = accumulated_attention_indicator(
+            spec.variant == "released" ? ColumnMask::full_before_window : ColumnMask::causal, stages.window, grouping);
+        return make_one_shot_policy(std::move(stages));
+      },
+  };
+  return description;
+}
+
+}  // namespace kvreplay

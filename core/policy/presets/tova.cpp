@@ -1,0 +1,81 @@
+// Token Omission Via Attention (Oren et al., EMNLP 2024): drop what the newest query attends to least.
+#include <algorithm>
+
+#include "core/policy/stages/per_step.h"
+#include "core/policy/stages/stages.h"
+
+namespace kvreplay {
+namespace {
+
+class TovaPolicy final : public Policy {
+ public:
+  Granularity granularity() const override { return Granularity::layer; }
+
+  LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
+    LayerEvictions result = layer.nothing_evicted(Granularity::layer);
+    const auto size = static_cast<std::size_t>(budget);
+    RetainedSet cache;
+    for (std::int64_t position = layer.first_candidate(); position < layer.prompt(); ++position)
+      cache.positions.push_back(static_cast<std::int32_t>(position));
+    const auto keep_best = [&](const std::vector<double>& score, std::int64_t step) {
+      for (const auto position : cache.positions) result.evicted_at(0, position) = static_cast<std::int32_t>(step);
+      std::vector<std::int32_t> kept;
+      for (const std::size_t slot : top_slots(score, score.size(), size)) kept.push_back(cache.positions[slot]);
+      for (const auto position : kept) result.evicted_at(0, position) = -1;
+      cache.positions = std::move(kept);
+    };
+
+    if (cache.positions.size() > size) keep_best(last_prompt_row(layer), 0);
+    const int heads = layer.loaded().num_query_heads;
+    for (std::int64_t step = 1; step <= layer.loaded().steps(); ++step) {
+      const std::int64_t position = layer.prompt() + step - 1;
+      const auto low = layer.loaded().first_visible(position);
+      cache.positions.erase(cache.positions.begin(), std::lower_bound(cache.positions.begin(), cache.positions.end(), low));
+      cache.positions.push_back(static_cast<std::int32_t>(position));
+      if (cache.positions.size() <= size) continue;
+      std::vector<double> score(cache.positions.size());
+      for (int h = 0; h < heads; ++h) {
+        const auto attention = cache.attention(shared_decode_logits(layer, h).data() + (step - 1) * layer.tokens());
+        for (std::size_t slot = 0; slot < score.size(); ++slot) score[slot] += attention[slot] / heads;
+      }
+      keep_best(score, step);
+    }
+    return result;
+  }
+
+ private:
+  // Mean over all query heads of the last prompt query's attention.
+  static std::vector<double> last_prompt_row(LayerWorkspace& layer) {
+    Backend& backend = layer.backend();
+    const Array& rows = layer
+                            .shared<AttentionRows>("window_attention_only:1",
+                                                   [&] { return backend.window_attention(layer.loaded(), 1, false); })
+                            .weight;
+    const std::vector<float> weight = backend.download(rows);
+    std::vector<double> score(static_cast<std::size_t>(layer.candidates()));
+    const int heads = layer.loaded().num_query_heads;
+    for (std::size_t i = 0; i < weight.size(); ++i) score[i % score.size()] += static_cast<double>(weight[i]) / heads;
+    return score;
+  }
+};
+
+}  // namespace
+
+const PolicyDescription& tova_policy() {
+  static const PolicyDescription description = {
+      .name = "tova",
+      .idea = "After every step drops the token that the newest query attends to least, one set for the whole layer.",
+      .paper = "Oren et al., Transformers are Multi-State RNNs, EMNLP 2024",
+      .stages =
+          "attention (newest query) → mean over all query heads → top-k, the newest token not forced; each decode step",
+      .needs = "the last prompt query and every decode query",
+      .variants = {{"paper", "Oren et al. 2024", "As the authors' code."},
+                   {"original", "schwartz-lab-NLP/TOVA at 9c7d09b",
+                    "The newest token competes too: some are dropped at their own step."}},
+      .parameters = {},
+      .make = [](const PolicySpec&) { return std::make_unique<TovaPolicy>(); },
+  };
+  return description;
+}
+
+}  // namespace kvreplay

@@ -1,0 +1,55 @@
+#include <algorithm>
+#include <limits>
+
+#include "core/policy/stages/stages.h"
+
+namespace kvreplay {
+namespace {
+
+class OneShotPolicy final : public Policy {
+ public:
+  explicit OneShotPolicy(OneShotStages stages) : stages_(std::move(stages)) {}
+
+  Granularity granularity() const override { return stages_.granularity; }
+  std::int64_t minimum_budget() const override { return std::max(1, stages_.window); }
+
+  LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
+    LayerEvictions result = layer.nothing_evicted(stages_.granularity);
+    if (budget >= layer.candidates()) return result;
+    const std::int64_t columns = layer.candidates() - stages_.window;
+    const Array& scores = layer.shared<Array>("score:" + stages_.indicator->key() + ":" + std::to_string(columns), [&] {
+      return layer.backend().prefix(stages_.indicator->score(layer), columns);
+    });
+    const Array pooled = stages_.pooling->pool({layer, scores, budget});
+    const auto capacity = stages_.allocation->capacity(layer, pooled.dim(0), budget, stages_.window);
+    const auto kept = layer.backend().select_top(pooled, capacity);
+    for (std::size_t h = 0; h < kept.size(); ++h) {
+      std::int32_t* row = result.evicted_at.data() + static_cast<std::int64_t>(h) * layer.tokens() + layer.first_candidate();
+      std::fill_n(row, columns, 0);
+      for (const std::int32_t column : kept[h]) row[column] = -1;
+    }
+    if (layer.wants_scores()) result.scores = spread(layer, pooled);
+    return result;
+  }
+
+ private:
+  // Scores by position [H, P], NaN where there is none.
+  static Tensor<float, 2> spread(LayerWorkspace& layer, const Array& scores) {
+    const std::vector<float> values = layer.backend().download(scores);
+    const std::int64_t heads = scores.dim(0), columns = scores.dim(1);
+    Tensor<float, 2> out({heads, layer.prompt()}, std::numeric_limits<float>::quiet_NaN());
+    for (std::int64_t h = 0; h < heads; ++h)
+      std::copy_n(values.begin() + h * columns, columns, out.data() + h * layer.prompt() + layer.first_candidate());
+    return out;
+  }
+
+  OneShotStages stages_;
+};
+
+}  // namespace
+
+std::unique_ptr<Policy> make_one_shot_policy(OneShotStages stages) {
+  return std::make_unique<OneShotPolicy>(std::move(stages));
+}
+
+}  // namespace kvreplay

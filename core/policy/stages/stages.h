@@ -1,0 +1,117 @@
+// The stages of a policy that acts once, when the prompt ends: indicator → pooling → allocation → selection.
+//
+// Each choice of a stage is one file in this folder and one line in the make_* function of its stage. Stages compose
+// backend operations and look inside no tensor, so they run wherever the backend lives.
+//
+// Symbols as in core/backend/backend.h; H heads by granularity, m = n - W columns that may be evicted, B = M - W tokens of
+// the budget M that are not in the window.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/policy/layer_workspace.h"
+
+namespace kvreplay {
+
+// How scores of query heads become scores of stored heads.
+struct Grouping {
+  Granularity granularity = Granularity::kv_head;
+  Reduction reduction = Reduction::mean;
+
+  // [Hq, ...] to [H, ...].
+  Array apply(LayerWorkspace& layer, const Array& scores) const;
+  std::string key() const;
+};
+
+// Importance of every candidate.
+class Indicator {
+ public:
+  virtual ~Indicator() = default;
+  virtual std::string key() const = 0;                   // names what the score depends on, for sharing
+  virtual Array score(LayerWorkspace& layer) const = 0;  // [H, n]
+};
+
+// Weights of the W window queries, the oldest first (policies.md 3.13.3). temporal: sum, mean, ema, inv-ema or last.
+std::vector<double> temporal_weights(const std::string& temporal, double alpha, int window);
+
+// Attention received from the last W prompt queries (SnapKV, PyramidKV, AdaKV).
+std::unique_ptr<Indicator> attention_indicator(int window, std::vector<double> weights, Grouping grouping);
+// Attention received from all prompt queries (H2O).
+std::unique_ptr<Indicator> accumulated_attention_indicator(ColumnMask mask, int window, Grouping grouping);
+// The error of removing each token alone (ReST-KV).
+struct ReconstructionSettings {
+  int window = 32;
+  std::vector<double> weights;  // over the window
+  bool before = true;           // error of every window query, then the weights; else the weights on attention first
+  ReconstructionForm form;
+  std::string description;  // of the weights, for the key
+};
+std::unique_ptr<Indicator> reconstruction_indicator(ReconstructionSettings settings, Grouping grouping);
+// Full-cache attention mass over all decode steps: hindsight, unreachable.
+std::unique_ptr<Indicator> oracle_attention_indicator(Grouping grouping);
+
+struct PoolingContext {
+  LayerWorkspace& layer;
+  const Array& scores;  // [H, m]
+  std::int64_t budget;  // M
+};
+
+class Pooling {
+ public:
+  virtual ~Pooling() = default;
+  virtual Array pool(const PoolingContext& context) const = 0;  // [H, m]
+};
+
+std::unique_ptr<Pooling> no_pooling();
+std::unique_ptr<Pooling> average_pooling(int kernel);  // zero padding, divisor always the kernel
+std::unique_ptr<Pooling> max_pooling(int kernel);
+// ReST-KV's adaptive window (policies.md 3.13.5): the kernel and its shift follow the drift of the attended positions
+// over the window.
+struct AdaptivePoolingSettings {
+  int window = 32;
+  int kernel = 5;         // at least this wide
+  double scale = 2000;    // tokens of drift for each step of kernel and shift
+  bool released = false;  // ties in the top set to the highest position; shift floor(t / scale), + 1 for t <= 0
+};
+std::unique_ptr<Pooling> adaptive_pooling(AdaptivePoolingSettings settings, Grouping grouping);
+
+// How many of the m columns each head keeps.
+class Allocation {
+ public:
+  virtual ~Allocation() = default;
+  virtual std::vector<std::int64_t> capacity(const LayerWorkspace& layer, std::int64_t heads, std::int64_t budget,
+                                             int window) const = 0;
+};
+
+std::unique_ptr<Allocation> uniform_allocation();
+// PyramidKV's arithmetic progression over layers. uniform_when_short: every layer gets B when the prompt is shorter than
+// 2B (PyramidKV's code; ReST-KV's has no such branch).
+std::unique_ptr<Allocation> pyramid_allocation(int beta, bool uniform_when_short);
+
+struct OneShotStages {
+  Granularity granularity = Granularity::kv_head;
+  int window = 0;  // the last W prompt tokens, always kept and never scored
+  std::unique_ptr<Indicator> indicator;
+  std::unique_ptr<Pooling> pooling = no_pooling();
+  std::unique_ptr<Allocation> allocation = uniform_allocation();
+};
+
+std::unique_ptr<Policy> make_one_shot_policy(OneShotStages stages);
+
+// Parameters that several presets have, so that a key means and allows the same everywhere. `defaults`: by variant.
+using Defaults = std::map<std::string, std::string>;
+Parameter window_parameter(Defaults defaults);
+Parameter kernel_parameter(Defaults defaults);
+Parameter pooling_parameter(std::vector<std::string> choices, Defaults defaults);
+Parameter granularity_parameter(Defaults defaults);
+Parameter group_parameter(Defaults defaults);
+Parameter allocation_parameter(Defaults defaults);
+Parameter beta_parameter(Defaults defaults);
+Grouping grouping_of(const ParameterValues& values);
+// Pooling as the keys pooling and kernel say; throws Error naming the policy when the kernel is even.
+std::unique_ptr<Pooling> pooling_of(const PolicySpec& spec);
+std::unique_ptr<Allocation> allocation_of(const PolicySpec& spec, bool uniform_when_short);
+
+}  // namespace kvreplay

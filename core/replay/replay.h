@@ -1,0 +1,40 @@
+// Replay: a trace through many policies × budgets, work that they share done once, teacher-forced over the generated
+// tokens; the runs go to a results file layer by layer.
+//
+//   ReplayRequest request;
+//   request.policies = {parse_policy("restkv"), parse_policy("snapkv")};
+//   request.budgets = {Budget::parse("10%"), Budget::parse("256")};
+//   ResultsWriter results("r.h5");
+//   replay(*open_trace("t.h5"), request, *make_cpu_backend(), results, job);
+//   results.finish();
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/backend/backend.h"
+#include "core/base/job.h"
+#include "core/metric/metric.h"
+#include "core/policy/policy.h"
+#include "core/replay/budget.h"
+#include "core/trace/results.h"
+
+namespace kvreplay {
+
+struct ReplayRequest {
+  std::vector<PolicySpec> policies;
+  std::vector<Budget> budgets;
+  std::vector<const Metric*> metrics;  // those that the trace has no data for are an error unless all_metrics
+  bool all_metrics = true;             // every metric that the trace has data for; `metrics` is ignored
+  bool scores = false;
+  std::vector<std::string> evidence_labels;  // spans that evidence_recall counts; empty: "needle" and "evidence"
+};
+
+// Appends one run for each policy × budget, by policy, then by budget. Throws Error for a budget below what a policy must
+// protect, a dataset that a policy needs and the trace lacks, and NaN or infinity in the trace. Things worth knowing that
+// are no errors (nothing was evicted, sizes in a policy string that win over the budget) go to job.warn and into the run.
+// Returns the runs as they were written.
+std::vector<RunInfo> replay(const Trace& trace, const ReplayRequest& request, Backend& backend, ResultsWriter& results,
+                            Job& job);
+
+}  // namespace kvreplay
