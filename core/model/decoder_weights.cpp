@@ -6,18 +6,16 @@
 namespace kvreplay {
 namespace {
 
-// Models up to this size as float32 are converted once; larger ones stay mapped and are converted at every use.
-constexpr std::int64_t kept_bytes = std::int64_t{2} << 30;
-
 class Finder {
  public:
-  Finder(const ModelConfig& config, const WeightFiles& files) : config_(config), files_(files) {
+  Finder(const ModelConfig& config, const WeightFiles& files, std::int64_t convert_at_most)
+      : config_(config), files_(files) {
     // Written by the language model ("model.norm.weight") or by its inner model alone ("norm.weight").
     prefix_ = !files.has("model.norm.weight") && files.has("norm.weight") ? "" : "model.";
     const std::int64_t c = config.hidden_size, i = config.intermediate_size, d = config.head_dim;
     const std::int64_t attention = 2 * c * d * (config.num_query_heads + config.num_kv_heads);
     const std::int64_t total = config.num_layers * (attention + 3 * c * i) + c * config.vocabulary_size;
-    keep_ = total * 4 <= kept_bytes;
+    keep_ = total * 4 <= convert_at_most;
   }
 
   DecoderWeights find() const {
@@ -88,8 +86,8 @@ class Finder {
 
 }  // namespace
 
-DecoderWeights DecoderWeights::find(const ModelConfig& config, const WeightFiles& files) {
-  return Finder(config, files).find();
+DecoderWeights DecoderWeights::find(const ModelConfig& config, const WeightFiles& files, std::int64_t convert_at_most) {
+  return Finder(config, files, convert_at_most).find();
 }
 
 }  // namespace kvreplay

@@ -24,8 +24,8 @@ struct DecoderWeights {
   NormWeight final_norm;
   Linear logits;
 
-  // Throws Error naming the file and the tensor that is missing or misshapen.
-  static DecoderWeights find(const ModelConfig& config, const WeightFiles& files);
+  // convert_at_most: EngineOptions. Throws Error naming the file and the tensor that is missing or misshapen.
+  static DecoderWeights find(const ModelConfig& config, const WeightFiles& files, std::int64_t convert_at_most);
 };
 
 }  // namespace kvreplay

@@ -296,10 +296,10 @@ Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 Engine& Engine::operator=(Engine&&) noexcept = default;
 
-Engine Engine::load(const std::string& model_directory) {
+Engine Engine::load(const std::string& model_directory, const EngineOptions& options) {
   ModelConfig config = load_model_config(model_directory);
   WeightFiles files = WeightFiles::open(model_directory);
-  DecoderWeights weights = DecoderWeights::find(config, files);
+  DecoderWeights weights = DecoderWeights::find(config, files, options.convert_at_most);
   return Engine(std::make_unique<State>(State{std::move(config), std::move(files), std::move(weights)}));
 }
 

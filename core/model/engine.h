@@ -76,10 +76,16 @@ struct ReadOptions {
   std::int64_t block = 256;  // tokens computed at a time
 };
 
+struct EngineOptions {
+  // Models up to so many bytes as float32 are converted once, when they are loaded; larger ones stay in their mapped files,
+  // and pieces of them are converted whenever they are used.
+  std::int64_t convert_at_most = std::int64_t{2} << 30;
+};
+
 class Engine {
  public:
   // Reads the configuration and maps the weights. Throws Error: an unknown architecture, a missing or misshapen tensor.
-  static Engine load(const std::string& model_directory);
+  static Engine load(const std::string& model_directory, const EngineOptions& options = {});
   ~Engine();
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;

@@ -233,6 +233,20 @@ TEST_P(EngineAgreesWithTransformers, WhateverTheBlockLength) {
   }
 }
 
+// Models too large to convert once are converted piece by piece at every use.
+TEST_P(EngineAgreesWithTransformers, WithWeightsThatStayInTheirFiles) {
+  const std::string directory = fixtures() + "/" + GetParam();
+  std::vector<std::int32_t> ids;
+  read_expected(directory, "ids", &ids);
+  const Pass kept = run(Engine::load(directory), ids, 40, 16);
+  const Engine mapped_engine = Engine::load(directory, {.convert_at_most = 0});
+  for (const std::int64_t block : {16, 1}) {
+    const Pass mapped = run(mapped_engine, ids, 40, block);
+    expect_close(mapped.logits, kept.logits, 2e-5, "logits");
+    expect_close(mapped.seen.nll, kept.seen.nll, 2e-5, "nll");
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Architectures, EngineAgreesWithTransformers, testing::ValuesIn(model_names()),
                          [](const auto& test) { return test.param; });
 
