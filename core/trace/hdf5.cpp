@@ -21,14 +21,6 @@ herr_t keep_description(unsigned, const H5E_error2_t* entry, void* target) {
   return 0;
 }
 
-Type text_type(std::size_t size) {
-  Type type(H5Tcopy(H5T_C_S1));
-  H5Tset_size(type, std::max<std::size_t>(1, size));
-  H5Tset_cset(type, H5T_CSET_UTF8);
-  if (size != H5T_VARIABLE) H5Tset_strpad(type, H5T_STR_NULLPAD);
-  return type;
-}
-
 void write_attribute_of(hid_t object, const std::string& where, const char* name, hid_t type, hid_t space,
                         const void* value) {
   if (H5Aexists(object, name) > 0) check(H5Adelete(object, name), where, "cannot replace an attribute");
@@ -93,6 +85,21 @@ Type stored_type(ElementType type) {
   return Type(H5Tcopy(H5T_STD_U16LE));
 }
 
+Type variable_text_type() {
+  Type type(H5Tcopy(H5T_C_S1));
+  H5Tset_size(type, H5T_VARIABLE);
+  H5Tset_cset(type, H5T_CSET_UTF8);
+  return type;
+}
+
+Type text_type(std::size_t size) {
+  Type type(H5Tcopy(H5T_C_S1));
+  H5Tset_size(type, std::max<std::size_t>(1, size));
+  H5Tset_cset(type, H5T_CSET_UTF8);
+  H5Tset_strpad(type, H5T_STR_NULLPAD);
+  return type;
+}
+
 Properties file_access() {
   Properties access(H5Pcreate(H5P_FILE_ACCESS));
   H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
@@ -116,30 +123,17 @@ void write_attribute(hid_t object, const std::string& where, const char* name, s
   // Variable length, as h5py writes it: h5py then gives text back instead of bytes.
   const std::string terminated(value);
   const char* text = terminated.c_str();
-  write_scalar(object, where, name, text_type(H5T_VARIABLE), &text);
+  write_scalar(object, where, name, variable_text_type(), &text);
 }
 
 void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<std::string>& value) {
-  std::size_t longest = 1;
-  for (const auto& text : value) longest = std::max(longest, text.size());
-  std::string packed(longest * value.size(), '\0');
-  for (std::size_t i = 0; i < value.size(); ++i)
-    std::copy(value[i].begin(), value[i].end(), packed.begin() + static_cast<std::ptrdiff_t>(i * longest));
-  write_attribute_of(object, where, name, text_type(longest), list_space(value.size()), packed.data());
+  std::vector<const char*> texts;
+  for (const auto& text : value) texts.push_back(text.c_str());
+  write_attribute_of(object, where, name, variable_text_type(), list_space(value.size()), texts.data());
 }
 
 void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<int>& value) {
   write_attribute_of(object, where, name, H5T_STD_I32LE, list_space(value.size()), value.data());
-}
-
-void write_dataset(hid_t parent, const std::string& where, const char* name, hid_t type, const std::vector<hsize_t>& shape,
-                   const void* values) {
-  const Space space(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr));
-  const Dataset dataset(check_id(H5Dcreate2(parent, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), where,
-                                 "cannot create a dataset"));
-  bool empty = false;
-  for (const auto n : shape) empty = empty || n == 0;
-  if (!empty) check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), where, "cannot be written");
 }
 
 }  // namespace kvreplay::hdf5

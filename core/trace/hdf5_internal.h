@@ -68,6 +68,8 @@ void check(herr_t status, const std::string& where, const char* what);
 
 Type float16_type();  // IEEE half, as h5py writes numpy.float16
 Type stored_type(ElementType type);
+Type text_type(std::size_t size);  // fixed length, UTF-8, padded with zeros
+Type variable_text_type();         // for attributes: h5py gives these back as text, fixed ones as bytes
 
 // File access: the format of HDF5 1.10, strong close, so that no forgotten handle keeps a file open.
 Properties file_access();
@@ -78,9 +80,5 @@ void write_attribute(hid_t object, const std::string& where, const char* name, d
 void write_attribute(hid_t object, const std::string& where, const char* name, std::string_view value);  // variable length
 void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<std::string>& value);
 void write_attribute(hid_t object, const std::string& where, const char* name, const std::vector<int>& value);
-
-// Writes a small dataset in one go (contiguous).
-void write_dataset(hid_t parent, const std::string& where, const char* name, hid_t type, const std::vector<hsize_t>& shape,
-                   const void* values);
 
 }  // namespace kvreplay::hdf5

@@ -47,6 +47,8 @@ std::int64_t check_path(const std::string& path) {
   return status.st_size;
 }
 
+// A writer that was killed leaves its mark in the file. Single-writer reading ignores the mark of a single writer (few
+// attempts: nobody is writing any more, so a bad checksum stays bad); the last way ignores any mark.
 hdf5::File open_file(const std::string& path, bool& left_open) {
   hdf5::Properties access(H5Pcreate(H5P_FILE_ACCESS));
   H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
@@ -54,15 +56,21 @@ hdf5::File open_file(const std::string& path, bool& left_open) {
   hdf5::File file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access));
   if (file.valid()) return file;
   const std::string why = hdf5::reason();
-  // A writer that was killed leaves its mark in the file; single-writer reading ignores it. Few attempts: nobody is
-  // writing any more, so a bad checksum stays bad.
+  left_open = true;
   H5Pset_metadata_read_attempts(access, 2);
-  hdf5::File again(H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, access));
-  if (again.valid()) {
-    left_open = true;
-    return again;
-  }
+  file = hdf5::File(H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, access));
+  if (file.valid()) return file;
   hdf5::reason();
+  if (why.find("already open for write") != std::string::npos) {
+    const hdf5::Properties ignoring(H5Pcreate(H5P_FILE_ACCESS));
+    const hbool_t yes = 1;
+    H5Pset_fclose_degree(ignoring, H5F_CLOSE_STRONG);
+    H5Pset(ignoring, "clear_status_flags", &yes);
+    H5Pset(ignoring, "skip_eof_check", &yes);
+    file = hdf5::File(H5Fopen(path.c_str(), H5F_ACC_RDONLY, ignoring));
+    if (file.valid()) return file;
+    hdf5::reason();
+  }
   if (why.find("truncated") != std::string::npos)
     throw Error(path, "is cut off: the file ends before its contents do (" + why + ")", "copy or capture it again");
   throw Error(path, "cannot be opened as HDF5 (" + why + ")", "it is damaged, or was not written by kvreplay");

@@ -29,8 +29,7 @@ void make_chunked(hid_t file, const std::string& where, const ChunkedDataset& d)
   const std::vector<hsize_t> dims(shape.begin(), shape.end()), chunk_dims(chunk.begin(), chunk.end());
   std::vector<hsize_t> most = dims;
   // A dataset of one chunk with no room to grow gets an index that single-writer mode does not support.
-  if (d.chunks() == 1)
-    ++most[d.axes == ChunkedDataset::Axes::outer_rows_inner || d.axes == ChunkedDataset::Axes::outer_rows ? 1 : 0];
+  if (d.chunks() == 1) ++most[d.row_axis()];
   const hdf5::Space space(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), most.data()));
   const hdf5::Properties creation(H5Pcreate(H5P_DATASET_CREATE));
   H5Pset_chunk(creation, static_cast<int>(chunk_dims.size()), chunk_dims.data());
@@ -43,13 +42,30 @@ void make_chunked(hid_t file, const std::string& where, const ChunkedDataset& d)
 }
 
 // Its place in the file is fixed from the start, so that writing it changes no metadata.
-void make_fixed(hid_t file, const std::string& where, const std::string& node, hid_t type, hsize_t count) {
-  const hdf5::Space space(H5Screate_simple(1, &count, nullptr));
-  const hdf5::Properties creation(H5Pcreate(H5P_DATASET_CREATE)), links(H5Pcreate(H5P_LINK_CREATE));
+void make_mark(hid_t file, const std::string& where) {
+  const hsize_t one = 1;
+  const hdf5::Space space(H5Screate_simple(1, &one, nullptr));
+  const hdf5::Properties creation(H5Pcreate(H5P_DATASET_CREATE));
   H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY);
+  const hdf5::Dataset id(
+      hdf5::check_id(H5Dcreate2(file, "/committed_tokens", H5T_STD_I64LE, space, H5P_DEFAULT, creation, H5P_DEFAULT), where,
+                     "cannot be created"));
+}
+
+// A list of one chunk, which the end of a capture can make shorter in place. `values` may be null: written later.
+void make_list(hid_t file, const std::string& where, const std::string& node, hid_t type, std::size_t count,
+               const void* values) {
+  // One more than it ever has: see make_chunked.
+  const hsize_t size = count, most = count + 1;
+  const hdf5::Space space(H5Screate_simple(1, &size, &most));
+  const hdf5::Properties creation(H5Pcreate(H5P_DATASET_CREATE)), links(H5Pcreate(H5P_LINK_CREATE));
+  H5Pset_chunk(creation, 1, &size);
+  H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER);
   H5Pset_create_intermediate_group(links, 1);
   const hdf5::Dataset id(hdf5::check_id(H5Dcreate2(file, node.c_str(), type, space, links, creation, H5P_DEFAULT),
                                         where + ":" + node, "cannot be created"));
+  if (values != nullptr)
+    hdf5::check(H5Dwrite(id, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), where + ":" + node, "cannot be written");
 }
 
 void write_root(hid_t file, const std::string& where, const TraceLayout& layout) {
@@ -84,12 +100,6 @@ void write_model(hid_t file, const std::string& where, const ModelInfo& m) {
   text("weights_sha256", m.weights_sha256);
 }
 
-void write_positions(hid_t file, const std::string& where, const char* node, const std::vector<std::int32_t>& positions) {
-  hdf5::write_dataset(file, where, node, H5T_STD_I32LE, {positions.size()}, positions.data());
-}
-
-}  // namespace
-
 void write_spans(hid_t file, const std::string& where, const std::vector<TextSpan>& spans) {
   if (spans.empty()) return;
   std::vector<std::int32_t> starts, ends;
@@ -101,14 +111,12 @@ void write_spans(hid_t file, const std::string& where, const std::vector<TextSpa
   }
   std::string labels(longest * spans.size(), '\0');
   for (std::size_t i = 0; i < spans.size(); ++i) labels.replace(i * longest, spans[i].label.size(), spans[i].label);
-  hdf5::write_dataset(file, where, "/tokens/span_start", H5T_STD_I32LE, {spans.size()}, starts.data());
-  hdf5::write_dataset(file, where, "/tokens/span_end", H5T_STD_I32LE, {spans.size()}, ends.data());
-  const hdf5::Type type(H5Tcopy(H5T_C_S1));
-  H5Tset_size(type, longest);
-  H5Tset_cset(type, H5T_CSET_UTF8);
-  H5Tset_strpad(type, H5T_STR_NULLPAD);
-  hdf5::write_dataset(file, where, "/tokens/span_label", type, {spans.size()}, labels.data());
+  make_list(file, where, "/tokens/span_start", H5T_STD_I32LE, spans.size(), starts.data());
+  make_list(file, where, "/tokens/span_end", H5T_STD_I32LE, spans.size(), ends.data());
+  make_list(file, where, "/tokens/span_label", hdf5::text_type(longest), spans.size(), labels.data());
 }
+
+}  // namespace
 
 void write_skeleton(hid_t file, const std::string& where, const TraceLayout& layout) {
   write_root(file, where, layout);
@@ -118,9 +126,11 @@ void write_skeleton(hid_t file, const std::string& where, const TraceLayout& lay
     hdf5::write_attribute(tokens, where, "prompt_length", layout.prompt_length);
     const hdf5::Group queries = make_group(file, where, "/queries");
   }
-  write_positions(file, where, "/queries/positions", layout.query_positions);
-  if (!layout.attention_positions.empty())
-    write_positions(file, where, "/queries/attention_positions", layout.attention_positions);
+  const auto write_positions = [&](const char* node, const std::vector<std::int32_t>& positions) {
+    make_list(file, where, node, H5T_STD_I32LE, positions.size(), positions.data());
+  };
+  write_positions("/queries/positions", layout.query_positions);
+  if (!layout.attention_positions.empty()) write_positions("/queries/attention_positions", layout.attention_positions);
   write_spans(file, where, layout.spans);
   {
     const hdf5::Group layers = make_group(file, where, "/layers");
@@ -134,9 +144,9 @@ void write_skeleton(hid_t file, const std::string& where, const TraceLayout& lay
   }
   for (const auto& d : datasets_of(layout)) {
     make_chunked(file, where, d);
-    make_fixed(file, where, checksum_node(d.node), H5T_STD_U32LE, static_cast<hsize_t>(d.chunks()));
+    make_list(file, where, checksum_node(d.node), H5T_STD_U32LE, static_cast<std::size_t>(d.chunks()), nullptr);
   }
-  make_fixed(file, where, "/committed_tokens", H5T_STD_I64LE, 1);
+  make_mark(file, where);
 }
 
 std::string checksum_node(const std::string& node) { return "/checksums" + node; }
@@ -154,13 +164,14 @@ std::int64_t skeleton_size(const TraceLayout& layout) {
   hsize_t size = 0;
   H5Fget_filesize(file, &size);
   // What is left over in those blocks when a capture ends: measured, about half of one.
-  constexpr std::int64_t left_over = 1000;
+  constexpr std::int64_t left_over = 600;
   return static_cast<std::int64_t>(size) + left_over;
 }
 
 std::int64_t index_size(const ChunkedDataset& d) {
   // A fixed array: a header, and 8 bytes a chunk with a checksum every 1,024.
-  return 60 + d.chunks() * 8 + d.chunks() / 1024 * 5;
+  const auto of_array = [](std::int64_t chunks) { return 60 + chunks * 8 + chunks / 1024 * 5; };
+  return of_array(d.chunks()) + of_array(1) + d.chunks() * 4;
 }
 
 }  // namespace kvreplay

@@ -12,13 +12,12 @@
 namespace kvreplay {
 
 void write_skeleton(hid_t file, const std::string& where, const TraceLayout& layout);
-void write_spans(hid_t file, const std::string& where, const std::vector<TextSpan>& spans);
 
 std::string checksum_node(const std::string& node);  // "/checksums/layers/000/key"
 
 // Bytes of a file that holds the skeleton alone, found by writing it to memory.
 std::int64_t skeleton_size(const TraceLayout& layout);
-// Bytes of the index by which HDF5 finds a dataset's chunks.
+// Bytes of a dataset's checksums and of the indices by which HDF5 finds the chunks of both.
 std::int64_t index_size(const ChunkedDataset& dataset);
 
 }  // namespace kvreplay

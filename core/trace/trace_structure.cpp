@@ -8,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/trace/memory_trace.h"
 
 namespace kvreplay {
 namespace {
@@ -69,7 +70,7 @@ class StructureReader {
     try {
       return source_.attribute(node, name);
     } catch (const Error& error) {
-      problem(node, std::string("attribute \"") + name + "\" cannot be read");
+      problem(node, std::string("attribute \"") + name + "\" cannot be read: " + error.what());
       return std::nullopt;
     }
   }
@@ -234,7 +235,7 @@ class StructureReader {
     const auto prompt = required_integer("/tokens", "prompt_length", 1, max_tokens);
     if (!prompt) return false;
     out_.file_tokens = tokens;
-    out_.prompt_length = *prompt;
+    out_.prompt_length = out_.file_prompt_length = *prompt;
     if (*prompt > tokens) {
       problem("/tokens", "attribute \"prompt_length\" is " + std::to_string(*prompt) + ", more than the " +
                              std::to_string(tokens) + " tokens");
@@ -279,6 +280,7 @@ class StructureReader {
       return false;
     }
     if (committed == 0) {
+      out_.nothing_committed = true;
       problem("/", "is a capture that was cut off before anything was committed", "remove it and capture again");
       return false;
     }
@@ -292,9 +294,8 @@ class StructureReader {
   std::optional<std::vector<std::int32_t>> positions(const std::string& node, bool required) {
     const auto info = dataset(node, required, "every trace says which queries it recorded");
     if (!info || !expect(node, *info, StoredKind::signed_integer, 4, 1)) return std::nullopt;
-    if (info->shape[0] > out_.file_tokens) {
-      problem(node,
-              "has " + std::to_string(info->shape[0]) + " positions for " + std::to_string(out_.file_tokens) + " tokens");
+    if (info->shape[0] > (out_.complete ? out_.tokens : max_tokens)) {
+      problem(node, "has " + std::to_string(info->shape[0]) + " positions for " + std::to_string(out_.tokens) + " tokens");
       return std::nullopt;
     }
     auto list = values<std::int32_t>(node, *info);
@@ -302,7 +303,7 @@ class StructureReader {
     std::int64_t last = -1;
     for (std::size_t i = 0; i < list->size(); ++i) {
       const std::int64_t position = (*list)[i];
-      if (position <= last || position >= out_.file_tokens) {
+      if (position <= last || (out_.complete && position >= out_.tokens)) {
         problem(node, "holds " + std::to_string(position) + " at index " + std::to_string(i) +
                           (position <= last ? ", and positions must increase from 0" : ", past the last token"));
         return std::nullopt;
@@ -320,13 +321,12 @@ class StructureReader {
     if (!has_group("/queries")) return false;
     auto queries = positions("/queries/positions", true);
     if (!queries) return false;
-    file_queries_ = static_cast<std::int64_t>(queries->size());
     out_.query_positions = std::move(*queries);
     clamp(out_.query_positions);
     if (kind_of("/queries/attention_positions") != NodeKind::absent) {
       auto attention = positions("/queries/attention_positions", false);
       if (!attention) return false;
-      file_attention_queries_ = static_cast<std::int64_t>(attention->size());
+      has_attention_positions_ = true;
       out_.attention_positions = std::move(*attention);
       clamp(out_.attention_positions);
     }
@@ -360,10 +360,10 @@ class StructureReader {
       TextSpan span{(*starts)[i], (*ends)[i], {}};
       const char* text = labels->data() + i * size;
       span.label.assign(text, std::find(text, text + size, '\0'));
-      if (span.start < 0 || span.end <= span.start || span.end > out_.file_tokens) {
+      if (span.start < 0 || span.end <= span.start || (out_.complete && span.end > out_.tokens)) {
         problem("/tokens/span_start", "span " + std::to_string(i) + " (\"" + span.label + "\") is " +
                                           std::to_string(span.start) + " to " + std::to_string(span.end) +
-                                          ", not a stretch of the " + std::to_string(out_.file_tokens) + " tokens");
+                                          ", not a stretch of the " + std::to_string(out_.tokens) + " tokens");
         continue;
       }
       if (span.start >= out_.tokens) continue;
@@ -380,8 +380,8 @@ class StructureReader {
     if (text && offsets) out_.has_text = check_text();
     const auto nll = dataset("/tokens/nll", false);
     if (nll && expect("/tokens/nll", *nll, StoredKind::floating, 4, 1)) {
-      out_.has_nll = nll->shape[0] == out_.file_tokens;
-      if (!out_.has_nll) problem("/tokens/nll", wrong_shape(*nll, {{out_.file_tokens}}));
+      out_.has_nll = long_enough(nll->shape[0], out_.tokens);
+      if (!out_.has_nll) problem("/tokens/nll", wrong_shape(*nll, {out_.tokens}));
     }
   }
 
@@ -390,8 +390,8 @@ class StructureReader {
     if (!bytes || !offsets || !expect("/tokens/text", *bytes, StoredKind::unsigned_integer, 1, 1) ||
         !expect("/tokens/text_offsets", *offsets, StoredKind::signed_integer, 8, 1))
       return false;
-    if (offsets->shape[0] != out_.file_tokens + 1) {
-      problem("/tokens/text_offsets", wrong_shape(*offsets, {{out_.file_tokens + 1}}));
+    if (!long_enough(offsets->shape[0], out_.tokens + 1) || offsets->shape[0] > max_tokens) {
+      problem("/tokens/text_offsets", wrong_shape(*offsets, {out_.tokens + 1}));
       return false;
     }
     if (bytes->shape[0] > max_text_bytes) {
@@ -471,28 +471,45 @@ class StructureReader {
     problem("/queries/attention_positions", "is there, but no layer has attention");
   }
 
-  // The whole shape in the file, and the part that may be believed.
-  struct Shapes {
-    std::vector<std::int64_t> file;
+  // The part of a dataset that may be believed, as [heads, rows, columns], and which of these axes are as long as the
+  // sequence or its queries. In a complete file the dataset has just this shape; in one that was cut off those axes may
+  // be longer. `rank` 2: without the first axis.
+  struct Shape {
     std::array<std::int64_t, 3> view;
+    std::array<bool, 3> grows;
+    std::size_t rank;
   };
-  Shapes shapes_of(LayerDataset which) const {
-    const std::int64_t hq = out_.model.num_query_heads, hk = out_.model.num_kv_heads, d = out_.model.head_dim,
-                       hidden = out_.model.hidden_size, all = out_.file_tokens, tokens = out_.tokens,
-                       queries = static_cast<std::int64_t>(out_.query_positions.size()),
-                       attention = static_cast<std::int64_t>(out_.attention_positions.size());
+  Shape shape_of(LayerDataset which) const {
+    const auto queries = static_cast<std::int64_t>(out_.query_positions.size());
+    const auto attention = static_cast<std::int64_t>(out_.attention_positions.size());
+    const auto view = expected_shape(out_.model, which, out_.tokens, queries, attention);
     switch (which) {
       case LayerDataset::key:
-      case LayerDataset::value: return {{hk, all, d}, {hk, tokens, d}};
+      case LayerDataset::value:
       case LayerDataset::query:
-      case LayerDataset::head_output: return {{hq, file_queries_, d}, {hq, queries, d}};
-      case LayerDataset::output_projection: return {{hidden, hq * d}, {1, hidden, hq * d}};
-      case LayerDataset::output_gram: return {{hq, d, d}, {hq, d, d}};
-      case LayerDataset::attention: return {{hq, file_attention_queries_, all}, {hq, attention, tokens}};
-      case LayerDataset::log_sum_exp: return {{hq, file_queries_}, {1, hq, queries}};
-      case LayerDataset::attention_column_sum: return {{hq, all}, {1, hq, tokens}};
+      case LayerDataset::head_output: return {view, {false, true, false}, 3};
+      case LayerDataset::attention: return {view, {false, true, true}, 3};
+      case LayerDataset::output_gram: return {view, {false, false, false}, 3};
+      case LayerDataset::output_projection: return {view, {false, false, false}, 2};
+      case LayerDataset::log_sum_exp:
+      case LayerDataset::attention_column_sum: return {view, {false, false, true}, 2};
     }
     return {};
+  }
+
+  bool fits(const std::vector<std::int64_t>& found, const Shape& wanted) const {
+    if (found.size() != wanted.rank) return false;
+    for (std::size_t axis = 0; axis < found.size(); ++axis) {
+      const std::size_t of_view = axis + 3 - wanted.rank;
+      const bool longer = !out_.complete && wanted.grows[of_view] && found[axis] > wanted.view[of_view];
+      if (found[axis] != wanted.view[of_view] && !longer) return false;
+    }
+    return true;
+  }
+
+  // Lengths along the sequence: exact in a complete file, at least that long in one that was cut off.
+  bool long_enough(std::int64_t found, std::int64_t wanted) const {
+    return found == wanted || (!out_.complete && found > wanted);
   }
 
   static bool type_allowed(LayerDataset which, ElementType type) {
@@ -512,10 +529,11 @@ class StructureReader {
     const std::string node = layer_dataset_node(entry.layer, which);
     auto info = dataset(node, required, produced_by(which));
     if (!info) return;
-    const Shapes shapes = shapes_of(which);
-    if (info->shape != shapes.file) {
-      const bool no_positions = which == LayerDataset::attention && file_attention_queries_ == 0;
-      problem(node, no_positions ? "is there without /queries/attention_positions" : wrong_shape(*info, shapes.file));
+    const Shape shape = shape_of(which);
+    if (!fits(info->shape, shape)) {
+      const std::vector<std::int64_t> wanted(shape.view.end() - static_cast<std::ptrdiff_t>(shape.rank), shape.view.end());
+      const bool no_positions = which == LayerDataset::attention && !has_attention_positions_;
+      problem(node, no_positions ? "is there without /queries/attention_positions" : wrong_shape(*info, wanted));
       return;
     }
     const auto type = info->element_type();
@@ -530,8 +548,8 @@ class StructureReader {
       if (whole && info->filters.empty() && info->stored_bytes < info->logical_bytes()) return;
       if (which == LayerDataset::attention_column_sum && !prompt_done_) return;
     }
-    if (!check_stored(node, *info, shapes.view)) return;
-    entry.tensors[static_cast<std::size_t>(which)] = StoredTensor{node, *type, shapes.view, std::move(*info)};
+    if (!check_stored(node, *info, shape.view)) return;
+    entry.tensors[static_cast<std::size_t>(which)] = StoredTensor{node, *type, shape.view, std::move(*info)};
   }
 
   // Nobody allocates memory for a shape that the file's bytes do not back.
@@ -550,7 +568,7 @@ class StructureReader {
   const Source& source_;
   Problems& problems_;
   TraceStructure out_;
-  std::int64_t file_queries_ = 0, file_attention_queries_ = 0;
+  bool has_attention_positions_ = false;
   bool prompt_done_ = true;
 };
 

@@ -45,7 +45,9 @@ struct TraceStructure {
   std::int64_t tokens = 0;       // what is committed
   std::int64_t file_tokens = 0;  // T of the datasets
   std::int64_t prompt_length = 0;
+  std::int64_t file_prompt_length = 0;  // before a cut made it shorter
   bool complete = false;
+  bool nothing_committed = false;  // a capture that was cut off before its first commit
   std::vector<LayerStructure> layers;
   std::vector<std::int32_t> token_ids, query_positions, attention_positions;
   std::vector<TextSpan> spans;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <random>
 #include <string>
@@ -141,11 +142,14 @@ class TraceMaker {
     writer.finish(tokens);
   }
 
-  void go_on(TraceWriter& writer, std::int64_t block, std::int64_t tokens) const {
+  // after_commit: called with the number of tokens after each commit.
+  void go_on(TraceWriter& writer, std::int64_t block, std::int64_t tokens,
+             const std::function<void(std::int64_t)>& after_commit = {}) const {
     for (std::int64_t from = writer.committed(); from < tokens;) {
       std::int64_t to = std::min(tokens, from + block);
       if (from < layout.prompt_length) to = std::min(to, layout.prompt_length);
       append_block(writer, from, to);
+      if (after_commit) after_commit(to);
       from = to;
     }
   }
