@@ -6,6 +6,7 @@
 #include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "core/backend/cpu/cpu_backend.h"
 #include "core/base/parallel.h"
@@ -28,20 +29,30 @@ Matrix square_factor(const Matrix& gram) {
   return eigen.eigenvalues().cwiseMax(0).cwiseSqrt().asDiagonal() * eigen.eigenvectors().transpose();
 }
 
-// G_h of every head from W_o [C, Hq · d]: panels of rows multiplied in float32, the panels summed in float64.
-Matrix gram_of_head(const Tensor<float, 3>& projection, std::int64_t head, std::int64_t d) {
-  constexpr std::int64_t panel = 256;
-  const std::int64_t hidden = projection.dim(1), stride = projection.dim(2);
-  Matrix gram = Matrix::Zero(d, d);
-  Tensor<float, 2> transposed({d, panel}), product({d, d});
-  for (std::int64_t first = 0; first < hidden; first += panel) {
-    const std::int64_t rows = std::min(panel, hidden - first);
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t i = 0; i < d; ++i) transposed(i, r) = projection.data()[(first + r) * stride + head * d + i];
-    kernels::gemm_nt(d, d, rows, 1.0F, transposed.data(), panel, transposed.data(), panel, product.data(), d);
-    for (std::int64_t i = 0; i < d * d; ++i) gram.data()[i] += product.data()[i];
+// Adds the rows of a panel of W_o [rows, Hq · d] to the Gram matrix of one head: the product in float32, sums over panels
+// in float64.
+void add_to_gram(TensorView<const float, 2> panel, std::int64_t head, Matrix& gram) {
+  const std::int64_t d = gram.rows(), rows = panel.dim(0), stride = panel.dim(1);
+  Tensor<float, 2> transposed({d, rows}), product({d, d});
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = 0; i < d; ++i) transposed(i, r) = panel.data()[r * stride + head * d + i];
+  kernels::gemm_nt(d, d, rows, 1.0F, transposed.data(), rows, transposed.data(), rows, product.data(), d);
+  for (std::int64_t i = 0; i < d * d; ++i) gram.data()[i] += product.data()[i];
+}
+
+// The Gram matrices of all heads; W_o is read a panel of rows at a time and never held whole.
+std::vector<Matrix> gram_of_heads(const CpuLayer& layer) {
+  constexpr std::int64_t panel_rows = 256;
+  const std::int64_t d = layer.head_dim, hidden = layer.hidden_size;
+  std::vector<Matrix> grams(static_cast<std::size_t>(layer.num_query_heads), Matrix::Zero(d, d));
+  for (std::int64_t first = 0; first < hidden; first += panel_rows) {
+    const auto panel =
+        layer.trace->read(layer.layer, LayerDataset::output_projection, {}, {first, std::min(hidden, first + panel_rows)});
+    parallel_for(layer.num_query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t h = begin; h < end; ++h) add_to_gram(panel.view()[0], h, grams[static_cast<std::size_t>(h)]);
+    });
   }
-  return gram;
+  return grams;
 }
 
 struct Projection {
@@ -79,31 +90,28 @@ const Tensor<float, 3>& CpuLayer::projection_factor() const {
   const std::lock_guard lock(factor_mutex_);
   if (!factor_.empty()) return factor_;
   const std::int64_t d = head_dim;
-  if (trace->has(layer, LayerDataset::output_projection)) {
+  if (trace->has(layer, LayerDataset::output_projection) && hidden_size <= d) {
     const auto projection = trace->read(layer, LayerDataset::output_projection);
-    const std::int64_t rows = std::min<std::int64_t>(projection.dim(1), d);
-    Tensor<float, 3> factor({num_query_heads, rows, d});
-    parallel_for(num_query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t h = begin; h < end; ++h) {
-        float* out = factor.data() + h * rows * d;
-        if (projection.dim(1) <= d) {
-          for (std::int64_t c = 0; c < rows; ++c)
-            std::copy_n(projection.data() + c * projection.dim(2) + h * d, d, out + c * d);
-        } else {
-          const Matrix r = square_factor(gram_of_head(projection, h, d));
-          std::copy_n(r.data(), d * d, out);
-        }
-      }
-    });
-    factor_ = std::move(factor);
+    factor_ = Tensor<float, 3>({num_query_heads, hidden_size, d});
+    for (std::int64_t h = 0; h < num_query_heads; ++h)
+      for (std::int64_t c = 0; c < hidden_size; ++c) std::copy_n(&projection(0, c, h * d), d, &factor_(h, c, 0));
     return factor_;
   }
-  const auto gram = trace->read(layer, LayerDataset::output_gram);  // throws Error naming both when it is absent too
-  Tensor<float, 3> factor({num_query_heads, d, d});
-  for (std::int64_t h = 0; h < num_query_heads; ++h) {
-    const Matrix r = square_factor(
-        Eigen::Map<const Eigen::Matrix<float, -1, -1, Eigen::RowMajor>>(gram.data() + h * d * d, d, d).cast<double>());
+  const auto store = [&](Tensor<float, 3>& factor, std::int64_t h, const Matrix& gram) {
+    const Matrix r = square_factor(gram);
     std::copy_n(r.data(), d * d, factor.data() + h * d * d);
+  };
+  Tensor<float, 3> factor({num_query_heads, d, d});
+  if (trace->has(layer, LayerDataset::output_projection)) {
+    const std::vector<Matrix> grams = gram_of_heads(*this);
+    parallel_for(num_query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t h = begin; h < end; ++h) store(factor, h, grams[static_cast<std::size_t>(h)]);
+    });
+  } else {
+    using Stored = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
+    const auto gram = trace->read(layer, LayerDataset::output_gram);  // throws Error naming both when it is absent too
+    for (std::int64_t h = 0; h < num_query_heads; ++h)
+      store(factor, h, Stored(gram.data() + h * d * d, d, d).cast<double>());
   }
   factor_ = std::move(factor);
   return factor_;

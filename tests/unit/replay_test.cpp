@@ -1,0 +1,190 @@
+// Does a whole replay account for what it did: budgets, bytes, hashes, summaries, notes?
+#include "core/replay/replay.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "core/base/sha256.h"
+#include "tests/unit/replay_reference.h"
+
+namespace kvreplay {
+namespace {
+
+using reference::Shape;
+
+struct Folder {
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "kvreplay-replay-XXXXXX").string();
+    path = mkdtemp(name.data());
+  }
+  ~Folder() { std::filesystem::remove_all(path); }
+  std::string path;
+};
+
+struct Collected final : Job {
+  std::vector<std::string> warnings;
+  void warn(std::string_view message) override { warnings.emplace_back(message); }
+};
+
+struct Outcome {
+  std::vector<RunInfo> runs;
+  std::vector<std::string> warnings;
+  std::unique_ptr<Results> results;
+};
+
+Outcome run(const Folder& folder, const MemoryTraceContents& contents, const std::vector<std::string>& policies,
+            const std::vector<std::string>& budgets) {
+  const auto trace = make_memory_trace(contents);
+  ReplayRequest request;
+  for (const auto& policy : policies) request.policies.push_back(parse_policy(policy));
+  for (const auto& budget : budgets) request.budgets.push_back(Budget::parse(budget));
+  request.scores = true;
+  Outcome outcome;
+  Collected job;
+  const std::string path = folder.path + "/r.h5";
+  ResultsWriter writer(path);
+  outcome.runs = replay(*trace, request, *make_cpu_backend(), writer, job);
+  writer.finish();
+  outcome.warnings = job.warnings;
+  outcome.results = open_results(path);
+  return outcome;
+}
+
+Shape two_layers() {
+  Shape shape;
+  shape.layers = 2;
+  shape.prompt = 80;
+  shape.steps = 5;
+  return shape;
+}
+
+TEST(Replay, NumbersRunsByPolicyThenBudget) {
+  const Folder folder;
+  const auto outcome = run(folder, reference::random_contents(two_layers()), {"snapkv", "tova"}, {"40", "60"});
+  ASSERT_EQ(outcome.results->num_runs(), 4);
+  const std::vector<std::pair<std::string, std::int64_t>> want = {
+      {"snapkv", 40}, {"snapkv", 60}, {"tova", 40}, {"tova", 60}};
+  for (int r = 0; r < 4; ++r) {
+    EXPECT_EQ(outcome.results->info(r).preset, want[static_cast<std::size_t>(r)].first);
+    EXPECT_EQ(outcome.results->info(r).budget, want[static_cast<std::size_t>(r)].second);
+  }
+}
+
+// Each KV head keeps 40 of 80 tokens: 2 layers × 2 heads × 40 × 2 · 8 · 4 bytes. Per query head the same budget costs
+// twice that, and one set for the layer is stored for every KV head.
+TEST(Replay, BytesAreWhatARealCacheHolds) {
+  const Folder folder;
+  const auto outcome = run(folder, reference::random_contents(two_layers()),
+                           {"snapkv", "snapkv:granularity=query_head", "streaming_llm", "h2o"}, {"40"});
+  constexpr std::int64_t token = 2 * 8 * 4;
+  EXPECT_EQ(outcome.runs[0].cache_bytes, 2 * 2 * 40 * token);
+  EXPECT_EQ(outcome.runs[0].full_cache_bytes, 2 * 2 * 80 * token);
+  EXPECT_EQ(outcome.runs[0].peak_cache_bytes, 2 * 2 * 45 * token);  // the five generated tokens are appended
+  EXPECT_EQ(outcome.runs[1].cache_bytes, 2 * 4 * 40 * token);
+  EXPECT_EQ(outcome.runs[1].full_cache_bytes, 2 * 2 * 80 * token);
+  EXPECT_EQ(outcome.runs[2].cache_bytes, 2 * 2 * 40 * token);
+  EXPECT_EQ(outcome.runs[2].peak_cache_bytes, 2 * 2 * 41 * token);  // evicts after each step: one more while it runs
+  EXPECT_EQ(outcome.runs[3].peak_cache_bytes, 2 * 2 * 41 * token);
+}
+
+TEST(Replay, BudgetsInTokensShareAndBytesAgree) {
+  const Folder folder;
+  const auto outcome =
+      run(folder, reference::random_contents(two_layers()), {"snapkv"}, {"40", "50%", "10240B", "10KiB", "10240.5B"});
+  for (const RunInfo& info : outcome.runs) {
+    EXPECT_EQ(info.budget, 40);
+    EXPECT_EQ(info.kept_sha256, outcome.runs[0].kept_sha256);
+  }
+  EXPECT_THROW(Budget::parse("0"), Error);
+  EXPECT_THROW(Budget::parse("-3"), Error);
+  EXPECT_THROW(Budget::parse("12 apples"), Error);
+  EXPECT_THROW(Budget::parse("1.5"), Error);
+  EXPECT_THROW(Budget::parse(""), Error);
+  EXPECT_THROW(Budget::parse("1e999"), Error);
+  EXPECT_THROW(run(folder, reference::random_contents(two_layers()), {"snapkv"}, {"255B"}), Error);
+  EXPECT_THROW(run(folder, reference::random_contents(two_layers()), {"snapkv"}, {"31"}), Error) << "below the window";
+}
+
+TEST(Replay, HashProvesWhatWasEvicted) {
+  const Folder folder;
+  const auto outcome = run(folder, reference::random_contents(two_layers()), {"restkv", "random"}, {"40"});
+  for (int r = 0; r < 2; ++r) {
+    const auto evicted_at = outcome.results->evicted_at(r);
+    Sha256 hash;
+    hash.update(evicted_at.data(), static_cast<std::size_t>(evicted_at.size()) * 4);
+    EXPECT_EQ(outcome.results->info(r).kept_sha256, hash.hex());
+  }
+}
+
+TEST(Replay, SaysWhenNothingWasEvicted) {
+  const Folder folder;
+  const auto outcome = run(folder, reference::random_contents(two_layers()), {"snapkv", "full"}, {"500"});
+  ASSERT_EQ(outcome.runs[0].notes.size(), 1U);
+  EXPECT_NE(outcome.runs[0].notes[0].find("nothing was evicted"), std::string::npos);
+  EXPECT_EQ(outcome.warnings.size(), 1U) << "the full cache evicts nothing by definition";
+  EXPECT_EQ(outcome.runs[0].kept_sha256 == outcome.runs[1].kept_sha256, true);
+  EXPECT_EQ(outcome.runs[0].summary.at("output_error"), 0);
+  EXPECT_EQ(outcome.runs[0].summary.at("output_cosine"), 1);
+  EXPECT_EQ(outcome.runs[0].summary.at("evicted_mass"), 0);
+}
+
+TEST(Replay, APromptShorterThanTheWindowIsNoError) {
+  Shape shape = two_layers();
+  shape.prompt = 20;
+  const Folder folder;
+  const auto outcome =
+      run(folder, reference::random_contents(shape), {"restkv", "snapkv", "random", "h2o@released"}, {"24"});
+  for (const RunInfo& info : outcome.runs) EXPECT_EQ(info.summary.at("evicted_tokens"), 0);
+}
+
+TEST(Replay, RunsDoNotInfluenceEachOther) {
+  const Folder folder;
+  const auto contents = reference::random_contents(two_layers());
+  const auto together = run(folder, contents, {"restkv", "h2o", "snapkv", "tova"}, {"36", "50"});
+  const auto backwards = run(folder, contents, {"tova", "snapkv", "h2o", "restkv"}, {"50", "36"});
+  for (std::size_t r = 0; r < together.runs.size(); ++r) {
+    const RunInfo& a = together.runs[r];
+    const RunInfo& b = backwards.runs[together.runs.size() - 1 - r];
+    EXPECT_EQ(a.policy, b.policy);
+    EXPECT_EQ(a.kept_sha256, b.kept_sha256);
+    EXPECT_EQ(a.summary, b.summary);
+  }
+}
+
+TEST(Replay, MetricsHaveTheirShapesAndMarkedSpansCount) {
+  const Folder folder;
+  auto contents = reference::random_contents(two_layers());
+  contents.spans = {{10, 14, "needle"}, {60, 70, "question"}};
+  const auto outcome = run(folder, contents, {"streaming_llm"}, {"40"});
+  const auto shape = [&](const char* name) { return outcome.results->metric(0, name).shape; };
+  EXPECT_EQ(shape("output_error"), (std::vector<std::int64_t>{2, 5}));
+  EXPECT_EQ(shape("evicted_mass"), (std::vector<std::int64_t>{2, 4, 5}));
+  EXPECT_EQ(shape("region_mass_after"), (std::vector<std::int64_t>{2, 4, 5, 6}));
+  EXPECT_EQ(shape("evidence_recall"), (std::vector<std::int64_t>{2, 4}));
+  EXPECT_EQ(outcome.runs[0].summary.at("evidence_recall"), 0) << "positions 10 to 13 leave the recent part";
+  EXPECT_EQ(outcome.runs[0].summary.at("not_finite"), 0);
+  const auto names = outcome.results->metric_names(0);
+  EXPECT_EQ(std::count(names.begin(), names.end(), "output_error_unprojected"), 0);
+}
+
+TEST(Replay, WithoutAnOutputProjectionTheHeadsAreConcatenated) {
+  const Folder folder;
+  auto contents = reference::random_contents(two_layers());
+  contents.tensors.erase({0, LayerDataset::output_projection});
+  contents.tensors.erase({1, LayerDataset::output_projection});
+  const auto outcome = run(folder, contents, {"snapkv", "restkv:project=false"}, {"40"});
+  EXPECT_GT(outcome.runs[0].summary.at("output_error_unprojected"), 0);
+  EXPECT_EQ(outcome.runs[0].summary.count("output_error"), 0U);
+  EXPECT_EQ(outcome.runs[0].summary.count("output_cosine"), 0U);
+  try {
+    run(folder, contents, {"restkv"}, {"40"});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("output_"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace kvreplay
