@@ -88,6 +88,10 @@ class Pipeline(EndToEndTest):
                     self.assertGreater(run["summary"].attrs["output_error"], 0)
                     self.assertGreater(run["summary"].attrs["evicted_mass"], 0)
 
+        if "report" in listed_commands():
+            self.report(results)
+
+    def report(self, results):
         table = self.succeeds("report", results)
         for policy in POLICIES:
             self.assertIn(policy, table)
@@ -129,8 +133,4 @@ class Pipeline(EndToEndTest):
 
 
 if __name__ == "__main__":
-    missing = [name for name in ("capture", "replay", "report") if name not in listed_commands()]
-    if missing:
-        print(f"skipped: this build has no {missing}")
-    else:
-        unittest.main()
+    unittest.main()
