@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <ctime>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
@@ -181,8 +183,26 @@ class CaptureObserver final : public EngineObserver {
 
  private:
   void write_rows(const LayerBlock& block, LayerDataset which, TensorView<const float, 3> rows, std::int64_t first_stored) {
+    check_storable(block, which, rows);
     const std::int64_t from = std::max(first_stored, held_) - block.first;
     if (from < block.count) writer_.append(block.layer, which, slice_(rows, from));
+  }
+
+  // A value that is not finite, or would not be as stored, ends the capture: no replay could use the trace.
+  void check_storable(const LayerBlock& block, LayerDataset which, TensorView<const float, 3> rows) const {
+    const bool half =
+        (which == LayerDataset::head_output ? layout_.head_output_type : layout_.tensor_type) == ElementType::float16;
+    constexpr float becomes_infinite_in_half = 65520;
+    const float limit = half ? becomes_infinite_in_half : std::numeric_limits<float>::infinity();
+    for (std::int64_t h = 0; h < rows.dim(0); ++h)
+      for (std::int64_t i = 0; i < rows.dim(1); ++i) {
+        if (std::ranges::all_of(rows[h][i].flat(), [limit](float x) { return std::abs(x) < limit; })) continue;
+        const bool finite = std::ranges::all_of(rows[h][i].flat(), [](float x) { return std::isfinite(x); });
+        throw Error(layout_.model.name + ": layer " + std::to_string(block.layer),
+                    std::string(layer_dataset_name(which)) + " of token " + std::to_string(block.first + i) + ", head " +
+                        std::to_string(h) + (finite ? " is too large for float16" : " is not a finite number"),
+                    finite ? "capture with --dtype f32" : "the weights may be damaged");
+      }
   }
 
   void write_log_sum_exp(const LayerBlock& block) {
