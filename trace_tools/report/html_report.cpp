@@ -1,0 +1,323 @@
+// The report as one page: text, tables and figures in a single file that asks nothing of the network.
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/base/text.h"
+#include "core/base/version.h"
+#include "core/report/metric_text.h"
+#include "trace_tools/report/formats.h"
+#include "trace_tools/report/marked_text.h"
+#include "trace_tools/report/numbers.h"
+#include "trace_tools/report/page.h"
+#if KVREPLAY_WITH_FIGURES
+#include "trace_tools/report/figures.h"
+#endif
+
+namespace kvreplay::cli {
+namespace {
+
+const BudgetGroup& shown_group(const ReportSources& sources, const PageOptions& options) {
+  const auto& groups = sources.comparison.budgets;
+  if (const BudgetGroup* asked = sources.comparison.find_budget(options.budget)) return *asked;
+  // Nearest a tenth of the prompt, on a scale of ratios.
+  return *std::min_element(groups.begin(), groups.end(), [](const BudgetGroup& a, const BudgetGroup& b) {
+    const auto distance = [](const BudgetGroup& group) { return std::abs(std::log(std::max(group.ratio, 1e-9) / 0.1)); };
+    return distance(a) < distance(b);
+  });
+}
+
+std::string section(const std::string& id, const std::string& title, const std::string& body) {
+  return body.empty() ? "" : "<section><h2 id=\"" + id + "\">" + html_text(title) + "</h2>\n" + body + "</section>\n";
+}
+
+std::string lead_html(const ReportSources& sources, const BudgetGroup& group) {
+  const Cell* best = best_cell(sources.comparison, group, sources.metric);
+  if (best == nullptr) return "";
+  const MetricText& text = metric_text(sources.metric);
+  const double value = best->metrics.at(sources.metric).distribution.mean;
+  std::string html = "<p class=\"lead\">At " + html_text(group.text) + ", <strong>" + html_text(best->label) +
+                     "</strong> has the " + (text.higher_is_better ? "highest" : "lowest") + " mean " +
+                     html_text(text.title) + " of the policies that evict: " + report_number(value) + ".";
+  for (const auto& cell : group.cells) {
+    const auto found = cell.metrics.find(sources.metric);
+    if (!cell.bound || found == cell.metrics.end()) continue;
+    html +=
+        " The hindsight bound " + html_text(cell.label) + " is at " + report_number(found->second.distribution.mean) + ".";
+    break;
+  }
+  return html + "</p>\n";
+}
+
+std::string notes_html(const ReportSources& sources) {
+  const auto notes = gathered_notes(sources);
+  if (notes.empty()) return "";
+  std::string html = "<div class=\"notes\" role=\"note\"><strong>Note</strong><ul>\n";
+  for (const auto& note : notes)
+    html += "<li>" + (note.who.empty() ? "" : "<strong>" + html_text(note.who) + "</strong>: ") + html_text(note.what) +
+            "</li>\n";
+  return html + "</ul></div>\n";
+}
+
+std::string table_head(const ReportSources& sources, const std::vector<std::string>& metrics) {
+  std::string groups = "<tr><th class=\"first\"></th><th colspan=\"3\"></th>",
+              titles = "<tr><th class=\"first\">policy</th><th>bytes</th><th>evicted<br>a head</th><th>kept</th>";
+  for (const auto& name : metrics) {
+    const bool leads = name == sources.metric;
+    groups += "<th class=\"group start\" colspan=\"" + std::string(leads ? "5" : "4") + "\" title=\"" +
+              html_text(metric_text(name).doc) + "\">" + html_text(name) + "</th>";
+    titles += "<th class=\"start\">mean</th><th>median</th><th>p95</th><th>p99</th>";
+    if (leads) titles += "<th>regret</th>";
+  }
+  return "<thead>" + groups + "</tr>\n" + titles + "</tr></thead>\n";
+}
+
+std::string row_html(const ReportSources& sources, const Cell& cell, bool best, const std::vector<std::string>& metrics) {
+  const RunSummary& run = sources.comparison.runs[cell.runs.front()];
+  std::string html = "<tr class=\"" +
+                     std::string(best         ? "best"
+                                 : cell.bound ? "bound"
+                                              : "") +
+                     "\"><td class=\"first\" title=\"" + html_text(run.info.policy) + "\">" + html_text(cell.label) +
+                     (best         ? " *"
+                      : cell.bound ? " °"
+                                   : "") +
+                     "</td>";
+  html += "<td>" + format_bytes(static_cast<double>(run.info.cache_bytes)) + (run.bytes_factor > 1.01 ? " q" : "") + "</td>";
+  html +=
+      "<td title=\"" + report_count(run.evicted) + " in all\">" + report_count(std::llround(run.evicted_per_head)) + "</td>";
+  html += "<td class=\"mono\" title=\"" + html_text(run.info.kept_sha256) + "\">" +
+          html_text(run.info.kept_sha256.substr(0, 8)) + "</td>";
+  for (const auto& name : metrics) {
+    const auto found = cell.metrics.find(name);
+    const Distribution none = distribution_of({});
+    const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
+    html += "<td class=\"start\">" + report_number(values.mean) + "</td><td>" + report_number(values.median) + "</td><td>" +
+            report_number(values.p95) + "</td><td>" + report_number(values.p99) + "</td>";
+    if (name == sources.metric)
+      html += "<td>" + (cell.bound || found == cell.metrics.end() ? std::string("–") : report_signed(found->second.regret)) +
+              "</td>";
+  }
+  return html + "</tr>\n";
+}
+
+std::string table_html(const ReportSources& sources) {
+  const std::vector<std::string> metrics = table_metrics(sources);
+  const std::size_t columns = 4 + 4 * metrics.size() + (metrics.empty() ? 0 : 1);
+  std::string html = "<div class=\"scroll\" tabindex=\"0\"><table>" + table_head(sources, metrics);
+  for (const auto& group : sources.comparison.budgets) {
+    html += "<tbody><tr class=\"head\"><th class=\"section\" colspan=\"" + std::to_string(columns) + "\">budget " +
+            html_text(group.text) + "</th></tr>\n";
+    const Cell* best = best_cell(sources.comparison, group, sources.metric);
+    for (const auto& cell : group.cells) html += row_html(sources, cell, &cell == best, metrics);
+    html += "</tbody>\n";
+  }
+  html +=
+      "</table></div>\n<p class=\"small muted\">* best mean at this budget among the policies that evicted something. ° "
+      "bound found in hindsight. "
+      "<em>regret</em>: how much worse the mean is than the bound's. <em>evicted</em>: tokens at the end, a head on "
+      "average. <em>kept</em>: start of the "
+      "SHA-256 of what was evicted when, the proof of what a run did. <em>q</em>: evicts per query head, so every query "
+      "head keeps rows of its own and "
+      "the bytes say so. Percentiles are over heads (over layers for metrics of a whole layer), each value a mean over "
+      "steps.";
+  html += " <a download=\"kvreplay-report.csv\" href=\"" + data_uri("text/csv", report_as_csv(sources)) +
+          "\">All numbers as CSV</a></p>\n";
+  return html;
+}
+
+std::string file_name_of(const std::string& id) { return "kvreplay-" + id; }
+
+#if KVREPLAY_WITH_FIGURES
+// A picture for every combination of narrow or wide and light or dark; the browser takes one.
+std::string figure_html(const ReportFigure& one) {
+  using figure::Format;
+  const auto picture = [&](bool dark, double width) {
+    return data_uri("image/svg+xml", figure::render_figure(*one.figure, Format::svg, {.dark = dark, .width = width}));
+  };
+  static constexpr double wide = 860, narrow = 380;
+  const std::string dark = "(prefers-color-scheme: dark)", phone = "(max-width: 640px)";
+  std::string html = "<figure id=\"" + one.id + "\"><picture>\n";
+  html += "<source media=\"" + dark + " and " + phone + "\" srcset=\"" + picture(true, narrow) + "\">\n";
+  html += "<source media=\"" + phone + "\" srcset=\"" + picture(false, narrow) + "\">\n";
+  html += "<source media=\"" + dark + "\" srcset=\"" + picture(true, wide) + "\">\n";
+  html += "<img src=\"" + picture(false, wide) + "\" alt=\"" + html_text(one.figure->title + ". " + one.figure->subtitle) +
+          "\">\n</picture>\n<figcaption>" + html_text(one.help);
+  html +=
+      " <span class=\"downloads\"><a download=\"" + file_name_of(one.id) + ".csv\" href=\"" +
+      data_uri("text/csv", one.figure->data().csv()) + "\">Data (CSV)</a> · <a download=\"" + file_name_of(one.id) +
+      ".pdf\" href=\"" +
+      data_uri("application/pdf", figure::render_figure(*one.figure, Format::pdf,
+                                                        {.medium = figure::Medium::print, .width = figure::page_width})) +
+      "\">PDF</a></span></figcaption></figure>\n";
+  return html;
+}
+
+std::string figures_html(const ReportSources& sources, const BudgetGroup& group, Job& job) {
+  const auto figures = report_figures(sources, group);
+  std::string html;
+  job.begin("drawing figures", static_cast<double>(figures.size()), "figures");
+  double done = 0;
+  for (const auto& one : figures) {
+    job.check();
+    html += figure_html(one);
+    job.advance_to(++done);
+  }
+  job.end();
+  return html;
+}
+#else
+std::string figures_html(const ReportSources&, const BudgetGroup&, Job&) {
+  return "<p class=\"muted\">The figures are missing: this build of kvreplay has no figure library (Qt Gui and Svg). "
+         "Everything else is here.</p>\n";
+}
+#endif
+
+std::string reading_html(const ReportSources& sources) {
+  std::string html =
+      "<p>A trace recorded what a model's attention read. Each policy was replayed on it: which tokens would it have "
+      "evicted at each budget, and what "
+      "would that have done to the outputs of attention? Budgets are tokens kept per head and layer when the prompt ends. A "
+      "mean hides the heads "
+      "that break, so the median, the 95th and the 99th percentile over heads stand beside it. Marked ° are bounds computed "
+      "in hindsight: they know the "
+      "queries that are still to come, and no policy can be expected to reach them.</p>\n<dl>\n";
+  for (const auto& name : sources.comparison.metrics) {
+    const MetricText& text = metric_text(name);
+    if (text.doc.empty()) continue;
+    html += "<dt><code>" + html_text(name) + "</code></dt><dd>" + html_text(text.doc) +
+            (text.higher_is_better ? " Higher is better." : "") + "</dd>\n";
+  }
+  return html + "</dl>\n";
+}
+
+void add_row(std::string& html, const std::string& name, const std::string& value) {
+  if (!value.empty()) html += "<dt>" + html_text(name) + "</dt><dd>" + html_text(value) + "</dd>\n";
+}
+
+std::string pretty_json(const std::string& text) {
+  const auto parsed = nlohmann::json::parse(text, nullptr, false);
+  return parsed.is_discarded() ? text : parsed.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::string preformatted(const std::string& text) {
+  std::string html = "<pre>";
+  for (const auto& line : split(text, '\n')) html += html_text(line) + "\n";
+  return html + "</pre>\n";
+}
+
+std::string trace_html(const ReportSources& sources, const std::string& name) {
+  std::string html = "<dl>\n";
+  add_row(html, "trace", name);
+  for (const auto& run : sources.comparison.runs) {
+    if (run.info.trace != name) continue;
+    add_row(html, "its identity", run.info.trace_sha256);
+    break;
+  }
+  const auto found = sources.traces.find(name);
+  if (found == sources.traces.end() || found->second == nullptr) return html + "</dl>\n";
+  const Trace& trace = *found->second;
+  const ModelInfo& model = trace.model();
+  add_row(html, "model", model.name + (model.architecture.empty() ? "" : ", " + model.architecture));
+  add_row(html, "weights", model.weights_sha256);
+  add_row(html, "tokens",
+          report_count(trace.prompt_length()) + " prompt, " + report_count(trace.num_decode_steps()) + " generated");
+  add_row(html, "attention",
+          report_count(static_cast<std::int64_t>(trace.layers().size())) + " layers of " + report_count(model.num_layers) +
+              ", " + report_count(model.num_query_heads) + " query heads over " + report_count(model.num_kv_heads) +
+              " key-value heads of " + report_count(model.head_dim));
+  html += "</dl>\n";
+  if (!trace.manifest().empty())
+    html +=
+        "<details><summary>The trace's manifest</summary>" + preformatted(pretty_json(trace.manifest())) + "</details>\n";
+  return html;
+}
+
+std::string runs_html(const ReportSources& sources) {
+  std::string html =
+      "<details><summary>Every run, with the policy string that reproduces it</summary><div "
+      "class=\"scroll\"><table><thead><tr><th class=\"first\">run</th>"
+      "<th class=\"group\">policy</th><th>budget</th><th class=\"group\">granularity</th><th "
+      "class=\"group\">positions</th><th class=\"group\">backend</th><th>time</th><th class=\"group\">SHA-256 of what was "
+      "evicted when</th></tr></thead><tbody>\n";
+  for (const auto& run : sources.comparison.runs) {
+    const auto left = [](const std::string& text) { return "<td style=\"text-align:left\">" + html_text(text) + "</td>"; };
+    html += "<tr><td class=\"first\">" +
+            html_text((sources.files.size() > 1 ? run.results_name + " " : "") + std::to_string(run.run)) + "</td>" +
+            left(run.info.policy) + "<td>" + report_count(run.info.budget) + "</td>" + left(run.info.granularity) +
+            left(run.info.position_mode) + left(run.info.backend) + "<td>" + format_seconds(run.info.seconds) +
+            "</td><td class=\"mono\">" + html_text(run.info.kept_sha256) + "</td></tr>\n";
+  }
+  return html + "</tbody></table></div></details>\n";
+}
+
+std::string provenance_html(const ReportSources& sources, const PageOptions& options) {
+  std::string html = "<dl>\n";
+  for (const auto& file : sources.files) add_row(html, "results", file->path());
+  std::vector<std::string> makers;
+  for (const auto& run : sources.comparison.runs)
+    if (std::find(makers.begin(), makers.end(), run.info.created_by) == makers.end()) makers.push_back(run.info.created_by);
+  add_row(html, "replayed by", join(makers, ", "));
+  add_row(html, "this page", options.command_line + " (" + program_version() + ")");
+  html += "</dl>\n";
+  for (const auto& name : sources.comparison.traces) html += trace_html(sources, name);
+  return html + runs_html(sources);
+}
+
+std::string facts_html(const ReportSources& sources) {
+  const Comparison& comparison = sources.comparison;
+  std::string text = std::to_string(comparison.labels.size()) + (comparison.labels.size() == 1 ? " policy" : " policies") +
+                     " at " + std::to_string(comparison.budgets.size()) +
+                     (comparison.budgets.size() == 1 ? " budget" : " budgets");
+  if (comparison.traces.size() > 1)
+    return "<p class=\"muted\">" + text + " on " + std::to_string(comparison.traces.size()) + " traces</p>\n";
+  text += " on " + comparison.traces.front();
+  if (const Trace* trace = sources.trace_of(comparison.runs.front().info))
+    text += ": " + trace->model().name + ", " + report_count(trace->prompt_length()) + " prompt tokens, " +
+            report_count(trace->num_decode_steps()) + " generated";
+  return "<p class=\"muted\">" + html_text(text) + "</p>\n";
+}
+
+}  // namespace
+
+std::string report_as_html(const ReportSources& sources, const PageOptions& options, Job& job) {
+  const BudgetGroup& group = shown_group(sources, options);
+  const std::string spans = span_table_html(sources);
+  const std::string text = marked_text_html(sources, group);
+  std::string html =
+      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<title>kvreplay report</title>\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" "
+      "content=\"light dark\">\n"
+      "<meta name=\"generator\" content=\"" +
+      html_text(program_version()) +
+      "\">\n"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+      "script-src '" +
+      script_hash() +
+      "'\">\n"
+      "<style>" +
+      std::string(page_style) + "</style></head>\n<body>\n<header><h1>What eviction does to attention</h1>\n";
+  html += facts_html(sources) + lead_html(sources, group) + notes_html(sources);
+  html +=
+      "<nav aria-label=\"contents\"><ul><li><a href=\"#figures\">Figures</a></li><li><a href=\"#numbers\">Numbers</a></li>";
+  if (!spans.empty()) html += "<li><a href=\"#spans\">Marked spans</a></li>";
+  if (!text.empty()) html += "<li><a href=\"#what\">The text</a></li>";
+  html +=
+      "<li><a href=\"#reading\">How to read this</a></li><li><a "
+      "href=\"#provenance\">Provenance</a></li></ul></nav></header>\n<main>\n";
+  html += section("figures", "Figures", figures_html(sources, group, job));
+  html += section("numbers", "Numbers", table_html(sources));
+  if (!spans.empty())
+    html += section("spans", "What is left of the marked spans",
+                    "<p class=\"muted\">Share of a span's tokens that are still in the cache at the end, averaged over all "
+                    "heads.</p>\n" +
+                        spans);
+  html += section("what", "What is kept of the text", text);
+  html += section("reading", "How to read this", reading_html(sources));
+  html += section("provenance", "Provenance", provenance_html(sources, options));
+  html += "</main>\n";
+  if (!text.empty()) html += "<script>" + std::string(page_script) + "</script>\n";
+  return html + "</body></html>\n";
+}
+
+}  // namespace kvreplay::cli

@@ -1,0 +1,14 @@
+// How reports write numbers, the same in the terminal and on the page.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace kvreplay::cli {
+
+std::string report_number(double value);       // "0.0834", "12.3", "3.1e-05", "–" for NaN
+std::string report_signed(double value);       // "+0.0312"
+std::string report_percent(double share);      // "10 %", "2.5 %"
+std::string report_count(std::int64_t count);  // "4,096"
+
+}  // namespace kvreplay::cli

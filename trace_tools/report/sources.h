@@ -1,0 +1,43 @@
+// What a report is made from: the results, what they say when put side by side, and the traces where they are still there.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/report/comparison.h"
+#include "core/trace/trace.h"
+
+namespace kvreplay::cli {
+
+struct ReportSources {
+  std::vector<std::unique_ptr<Results>> files;
+  Comparison comparison;
+  std::map<std::string, std::unique_ptr<Trace>> traces;  // by the name that results have for them; absent when not found
+  std::vector<std::string> notes;                        // why one is absent
+  std::string metric;                                    // the one that tables lead with
+
+  const Trace* trace_of(const RunInfo& run) const;
+};
+
+struct ReportRequest {
+  std::vector<std::string> paths;
+  std::string trace;   // replaces what the results name; empty: as named
+  std::string metric;  // empty: the first headline metric that the runs have
+};
+
+// Throws Error when a file cannot be opened, when --trace is not the trace of the results, and for a metric no run has.
+ReportSources open_sources(const ReportRequest& request, Job& job);
+
+// Lines about many runs become one a note: "full at 5 budgets: nothing was evicted".
+struct GatheredNote {
+  std::string who;
+  std::string what;
+};
+std::vector<GatheredNote> gathered_notes(const ReportSources& sources);
+
+// Columns of the short tables: the chosen metric, then the other headline metrics that the runs have.
+std::vector<std::string> table_metrics(const ReportSources& sources);
+
+}  // namespace kvreplay::cli

@@ -1,0 +1,227 @@
+// The report for a terminal: one table a budget, policies in rows.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "core/base/text.h"
+#include "core/report/metric_text.h"
+#include "trace_tools/report/formats.h"
+#include "trace_tools/report/numbers.h"
+
+namespace kvreplay::cli {
+namespace {
+
+constexpr const char* bold = "\x1b[1m";
+constexpr const char* faint = "\x1b[2m";
+constexpr const char* warning_color = "\x1b[1;33m";
+constexpr const char* plain = "\x1b[0m";
+
+// Columns a UTF-8 text takes; none of ours has wide characters.
+std::size_t display_width(const std::string& text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & '\xC0') != '\x80'; }));
+}
+
+std::string padded(const std::string& text, std::size_t width, bool left) {
+  const std::size_t own = display_width(text);
+  const std::string space(width > own ? width - own : 0, ' ');
+  return left ? text + space : space + text;
+}
+
+struct Column {
+  std::string group;  // written above columns that share it
+  std::string title;
+  bool left = false;
+};
+
+struct Row {
+  std::vector<std::string> fields;
+  bool best = false;
+  bool bound = false;
+};
+
+struct TextTable {
+  std::vector<Column> columns;
+  std::vector<Row> rows;
+
+  std::string print(const std::vector<std::size_t>& widths, bool escapes) const {
+    std::string groups, titles, text;
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+      const std::string gap = i == 0 ? "  " : i > 0 && columns[i].group != columns[i - 1].group ? "   " : "  ";
+      if (i == 0 || columns[i].group != columns[i - 1].group) {
+        groups += std::string(display_width(titles + gap) - display_width(groups), ' ') + columns[i].group;
+      }
+      titles += gap + padded(columns[i].title, widths[i], columns[i].left);
+    }
+    if (std::any_of(columns.begin(), columns.end(), [](const Column& column) { return !column.group.empty(); }))
+      text += (escapes ? faint + groups + plain : groups) + "\n";
+    text += (escapes ? faint + titles + plain : titles) + "\n";
+    for (const auto& row : rows) {
+      std::string line;
+      for (std::size_t i = 0; i < columns.size(); ++i) {
+        line += i == 0 ? "  " : columns[i].group != columns[i - 1].group ? "   " : "  ";
+        line += padded(row.fields[i], widths[i], columns[i].left);
+      }
+      while (!line.empty() && line.back() == ' ') line.pop_back();
+      text += escapes && row.best ? bold + line + plain : escapes && row.bound ? faint + line + plain : line;
+      text += "\n";
+    }
+    return text;
+  }
+
+  std::vector<std::size_t> widths() const {
+    std::vector<std::size_t> out;
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+      std::size_t widest = display_width(columns[i].title);
+      for (const auto& row : rows) widest = std::max(widest, display_width(row.fields[i]));
+      out.push_back(widest);
+    }
+    return out;
+  }
+};
+
+// Evicted tokens a head, averaged over the traces of a cell.
+double evicted_per_head(const ReportSources& sources, const Cell& cell) {
+  double sum = 0;
+  for (std::size_t i : cell.runs) sum += sources.comparison.runs[i].evicted_per_head;
+  return sum / static_cast<double>(cell.runs.size());
+}
+
+TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const std::vector<std::string>& metrics) {
+  TextTable table;
+  const bool several = sources.comparison.traces.size() > 1;
+  table.columns = {{"", "policy", true}, {"", "bytes"}, {"", "evicted"}, {"", several ? "traces" : "kept", true}};
+  for (const auto& name : metrics) {
+    table.columns.insert(table.columns.end(), {{name, "mean"}, {name, "median"}, {name, "p95"}, {name, "p99"}});
+    if (name == sources.metric) table.columns.push_back({name, "regret"});
+  }
+  const Cell* best = best_cell(sources.comparison, group, sources.metric);
+  for (const auto& cell : group.cells) {
+    const RunSummary& run = sources.comparison.runs[cell.runs.front()];
+    Row row;
+    row.best = &cell == best, row.bound = cell.bound;
+    const double per_head = evicted_per_head(sources, cell);
+    row.fields = {
+        (row.best     ? "* "
+         : cell.bound ? "° "
+                      : "  ") +
+            printable(cell.label),
+        format_bytes(static_cast<double>(run.info.cache_bytes)) + (run.bytes_factor > 1.01 ? " q" : "  "),
+        std::abs(per_head - std::round(per_head)) < 0.05 ? report_count(std::llround(per_head)) : report_number(per_head),
+        several ? std::to_string(cell.runs.size()) : printable(run.info.kept_sha256.substr(0, 8))};
+    for (const auto& name : metrics) {
+      const auto found = cell.metrics.find(name);
+      const Distribution none = distribution_of({});
+      const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
+      for (double value : {values.mean, values.median, values.p95, values.p99}) row.fields.push_back(report_number(value));
+      if (name == sources.metric)
+        row.fields.push_back(cell.bound || found == cell.metrics.end() ? "–" : report_signed(found->second.regret));
+    }
+    table.rows.push_back(std::move(row));
+  }
+  return table;
+}
+
+std::size_t total_width(const TextTable& table, const std::vector<std::size_t>& widths) {
+  std::size_t total = 0;
+  for (std::size_t i = 0; i < widths.size(); ++i)
+    total += widths[i] + (i > 0 && table.columns[i].group != table.columns[i - 1].group ? 3 : 2);
+  return total;
+}
+
+// The same columns and widths for every budget, so that the tables line up below each other.
+std::vector<TextTable> tables_within(const ReportSources& sources, std::vector<std::string>& metrics, int width,
+                                     std::vector<std::size_t>& widths) {
+  for (;;) {
+    std::vector<TextTable> tables;
+    widths.clear();
+    for (const auto& group : sources.comparison.budgets) {
+      tables.push_back(table_of(sources, group, metrics));
+      const auto own = tables.back().widths();
+      widths.resize(own.size(), 0);
+      for (std::size_t i = 0; i < own.size(); ++i) widths[i] = std::max(widths[i], own[i]);
+    }
+    if (width <= 0 || metrics.size() <= 1 || total_width(tables[0], widths) <= static_cast<std::size_t>(width))
+      return tables;
+    metrics.pop_back();
+  }
+}
+
+std::string heading(const ReportSources& sources) {
+  const Comparison& comparison = sources.comparison;
+  const auto plural = [](std::size_t count, const std::string& what) {
+    return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+  };
+  std::string text = plural(comparison.runs.size(), "run") + ": " + std::to_string(comparison.labels.size()) +
+                     (comparison.labels.size() == 1 ? " policy" : " policies") + ", " +
+                     plural(comparison.budgets.size(), "budget") + ", " + plural(comparison.traces.size(), "trace") + "\n";
+  for (const auto& file : sources.files) text += "  results  " + printable(file->path()) + "\n";
+  for (const auto& name : comparison.traces) {
+    text += "  trace    " + printable(name);
+    const auto found = sources.traces.find(name);
+    if (found != sources.traces.end() && found->second != nullptr) {
+      const Trace& trace = *found->second;
+      text += "  (" + printable(trace.model().name) + ", " + report_count(trace.prompt_length()) + " prompt tokens, " +
+              report_count(trace.num_decode_steps()) + " generated, " + plural(trace.layers().size(), "layer") + ")";
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+std::string metric_line(const ReportSources& sources, const std::string& name) {
+  const MetricText& text = metric_text(name);
+  std::string line = "  " + name;
+  if (!text.doc.empty()) line += ": " + text.doc;
+  line += text.higher_is_better ? " Higher is better." : " Lower is better.";
+  for (const auto& run : sources.comparison.runs) {
+    const auto found = run.metrics.find(name);
+    if (found == run.metrics.end()) continue;
+    line += " Quantiles over " + found->second.over + ", each a mean over steps.";
+    break;
+  }
+  return line + "\n";
+}
+
+std::string footer(const ReportSources& sources, const std::vector<std::string>& metrics, std::size_t left_out) {
+  std::string text;
+  bool any_bound = false, any_query_head = false;
+  for (const auto& run : sources.comparison.runs) any_bound |= run.bound, any_query_head |= run.bytes_factor > 1.01;
+  if (!metrics.empty())
+    text += "  * best mean " + sources.metric + " at this budget among the policies that evicted something\n";
+  if (any_bound)
+    text +=
+        "  ° bound found in hindsight from later queries: no policy can be expected to reach it\n"
+        "  regret: how much worse the mean is than the bound's at the same budget\n";
+  if (any_query_head) text += "  q evicts per query head, so every query head keeps rows of its own: the bytes say so\n";
+  text += "  evicted: tokens a head at the end; kept: start of the SHA-256 of what was evicted when\n";
+  for (const auto& name : metrics) text += metric_line(sources, name);
+  if (left_out > 0)
+    text += "  " + std::to_string(left_out) + " more metric" + (left_out == 1 ? "" : "s") +
+            " in a wider terminal, with --metric NAME, --csv, --json or --html\n";
+  return text;
+}
+
+}  // namespace
+
+std::string report_as_text(const ReportSources& sources, const TerminalStyle& style) {
+  std::vector<std::string> metrics = table_metrics(sources);
+  const std::size_t wanted = metrics.size();
+  std::vector<std::size_t> widths;
+  const std::vector<TextTable> tables = tables_within(sources, metrics, style.width, widths);
+  std::string text = heading(sources);
+  for (std::size_t i = 0; i < tables.size(); ++i) {
+    const std::string title = "budget " + sources.comparison.budgets[i].text;
+    text += "\n" + (style.escapes ? bold + title + plain : title) + "\n" + tables[i].print(widths, style.escapes);
+  }
+  text += "\n" + footer(sources, metrics, wanted - metrics.size());
+  const auto notes = gathered_notes(sources);
+  if (notes.empty()) return text;
+  text += "\n";
+  for (const auto& note : notes) {
+    const std::string line = "! " + printable(note.who) + (note.who.empty() ? "" : ": ") + printable(note.what);
+    text += (style.escapes ? warning_color + line + plain : line) + "\n";
+  }
+  return text;
+}
+
+}  // namespace kvreplay::cli
