@@ -39,6 +39,14 @@ std::vector<double> mean_over_rest(const MetricValues& values, std::size_t kept_
   return means;
 }
 
+// For files that do not name their axes.
+std::vector<std::string> usual_axes(const std::string& name, std::size_t rank) {
+  if (rank == 2) return {"layer", name == "evidence_recall" ? "query_head" : "step"};
+  std::vector<std::string> axes = {"layer", "query_head", "step", "region"};
+  axes.resize(rank);
+  return axes;
+}
+
 MetricSummary summarise(const MetricValues& values) {
   MetricSummary summary;
   summary.regret = not_a_number;
@@ -103,10 +111,12 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
   run.bound = is_hindsight_bound(run.info.preset);
   std::int64_t steps = -1;
   for (const auto& name : file.metric_names(number)) {
-    const MetricValues values = file.metric(number, name);
+    MetricValues values = file.metric(number, name);
+    if (values.axes.size() != values.shape.size()) values.axes = usual_axes(name, values.shape.size());
     const std::size_t step = axis_place(values, "step");
     if (step < values.shape.size()) steps = values.shape[step];
-    run.metrics.emplace(name, summarise(values));
+    // A value a region is a table of its own, not a number of a head.
+    if (axis_place(values, "region") == values.shape.size()) run.metrics.emplace(name, summarise(values));
     run.layers = values.shape.empty() ? run.layers : values.shape[0];
   }
   if (run.layers == 0) run.layers = file.evicted_at(number).dim(0);
@@ -171,7 +181,9 @@ MetricSummary pool(const std::vector<const MetricSummary*>& parts) {
 void set_regrets(Comparison& comparison, bool by_tokens) {
   for (auto& run : comparison.runs) {
     for (const auto& bound : comparison.runs) {
-      if (!bound.bound || bound.info.trace != run.info.trace || budget_key(bound, by_tokens) != budget_key(run, by_tokens))
+      // Where nothing was evicted there is no choice to regret.
+      if (run.evicted == 0 || !bound.bound || bound.info.trace != run.info.trace ||
+          budget_key(bound, by_tokens) != budget_key(run, by_tokens))
         continue;
       for (auto& [name, summary] : run.metrics) {
         const auto other = bound.metrics.find(name);

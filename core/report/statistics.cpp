@@ -41,7 +41,7 @@ Distribution distribution_of(std::vector<double> values) {
     out.mean = std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
     out.minimum = values.front(), out.maximum = values.back();
   }
-  out.p5 = quantile(values, 0.05), out.median = quantile(values, 0.5);
+  out.p1 = quantile(values, 0.01), out.p5 = quantile(values, 0.05), out.median = quantile(values, 0.5);
   out.p95 = quantile(values, 0.95), out.p99 = quantile(values, 0.99);
   return out;
 }

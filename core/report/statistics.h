@@ -10,7 +10,7 @@ namespace kvreplay {
 // Of the values that are not NaN; all NaN when there are none.
 struct Distribution {
   std::int64_t count = 0;
-  double mean = 0, minimum = 0, p5 = 0, median = 0, p95 = 0, p99 = 0, maximum = 0;
+  double mean = 0, minimum = 0, p1 = 0, p5 = 0, median = 0, p95 = 0, p99 = 0, maximum = 0;
 };
 Distribution distribution_of(std::vector<double> values);
 

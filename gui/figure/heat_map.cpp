@@ -213,8 +213,10 @@ class HeatMapRenderer final : public Renderer {
       if (tick.value > static_cast<double>(map.columns - 1)) continue;
       const double x = cells.left() + (tick.value + 0.5) * column_width;
       canvas.line(x, cells.bottom(), x, cells.bottom() + style.space * 0.35, style.muted, style.thin_line);
-      canvas.text(x, baseline, tick.label, tick_font, style.muted,
-                  tick.value == 0 && column_width < 4 ? Align::left : Align::center);
+      // Numbers at the ends stay within the map.
+      const double half = text_width(tick.label, tick_font) / 2;
+      canvas.text(std::clamp(x, cells.left() + std::min(half, column_width / 2), cells.right() - half), baseline, tick.label,
+                  tick_font, style.muted, Align::center);
     }
     canvas.text(cells.center().x(), baseline + line_height(label_font), map.column_label, tick_font, style.muted,
                 Align::center);

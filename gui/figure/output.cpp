@@ -1,5 +1,6 @@
 // Figures as files: SVG, PDF and PNG, without anything in them that changes from one run to the next.
 #include <QBuffer>
+#include <QHashSeed>
 #include <QImage>
 #include <QPainter>
 #include <QPdfWriter>
@@ -81,8 +82,19 @@ void blank_after(std::string& bytes, const std::string& key, char end) {
   }
 }
 
+// Qt writes a document's fonts in the order of a hash table, which differs from one process to the next unless its seed is
+// fixed.
+class FixedHashSeed {
+ public:
+  FixedHashSeed() { QHashSeed::setDeterministicGlobalSeed(); }
+  ~FixedHashSeed() { QHashSeed::resetRandomGlobalSeed(); }
+  FixedHashSeed(const FixedHashSeed&) = delete;
+  FixedHashSeed& operator=(const FixedHashSeed&) = delete;
+};
+
 std::string to_pdf(const Figure& figure, const Style& style, QSizeF size, bool heading) {
   static constexpr int resolution = 1200;
+  const FixedHashSeed seed;
   QBuffer buffer;
   buffer.open(QIODevice::WriteOnly);
   {

@@ -75,9 +75,6 @@ class TokenStripRenderer final : public Renderer {
     QColor ink = style.ink;
     if (level == 0) ink = style.dark ? QColor(0x7d, 0x85, 0x8e) : QColor(0x8c, 0x95, 0x9f);
     canvas.text(x, baseline, text, font, ink);
-    if (level == 0 && text.find_first_not_of(' ') != std::string::npos)
-      canvas.line(x, baseline - style.label_size * 0.3, x + width, baseline - style.label_size * 0.3, ink,
-                  style.thin_line * 0.8);
     if (marked)
       canvas.line(x, top - 1, x + width, top - 1, style.dark ? QColor(0xf0, 0x7f, 0x35) : QColor(0xd5, 0x5e, 0x00),
                   style.line_width);

@@ -6,7 +6,7 @@
 namespace kvreplay::figure {
 
 // Kept and evicted are told apart by shape and by colour: a token that heads kept stands on a tinted ground and is
-// underlined, the more heads the stronger; one that every head evicted is pale and struck through.
+// underlined, the more heads the stronger; one that every head evicted is pale and bare.
 struct TokenStrip final : Figure {
   struct Token {
     std::string text;       // bytes; parts of a character and control characters are shown as escapes

@@ -59,7 +59,7 @@ class ReportCommand final : public Command {
         "what tables and figures lead with (default: output_error)")(
         "budget", options::value<std::int64_t>()->value_name("N"),
         "budget in tokens of the figures that show one budget (default: nearest a tenth of the prompt)");
-    hidden.add_options()("results", options::value<std::vector<std::string>>()->required());
+    hidden.add_options()("results", options::value<std::vector<std::string>>());
     positional.add("results", -1);
   }
 
@@ -71,6 +71,8 @@ class ReportCommand final : public Command {
     if ((csv == "-") + (html == "-") + (call.json ? 1 : 0) > 1)
       throw UsageError("kvreplay report", "standard output can take one of --csv -, --html - and --json",
                        "name files instead");
+    if (call.values.count("results") == 0)
+      throw UsageError("kvreplay report", "no results file is given", "`kvreplay replay` makes one");
     ReportRequest request;
     request.paths = call.values["results"].as<std::vector<std::string>>();
     request.trace = text_of("trace");

@@ -17,14 +17,9 @@ std::string field(double value) { return std::isnan(value) ? "" : format_number(
 json number(double value) { return std::isfinite(value) ? json(value) : json(nullptr); }
 
 json distribution_json(const Distribution& values) {
-  return {{"count", values.count},
-          {"mean", number(values.mean)},
-          {"median", number(values.median)},
-          {"p5", number(values.p5)},
-          {"p95", number(values.p95)},
-          {"p99", number(values.p99)},
-          {"minimum", number(values.minimum)},
-          {"maximum", number(values.maximum)}};
+  return {{"count", values.count},     {"mean", number(values.mean)},       {"median", number(values.median)},
+          {"p1", number(values.p1)},   {"p5", number(values.p5)},           {"p95", number(values.p95)},
+          {"p99", number(values.p99)}, {"minimum", number(values.minimum)}, {"maximum", number(values.maximum)}};
 }
 
 json numbers(const std::vector<double>& values) {
@@ -91,7 +86,7 @@ std::string report_as_csv(const ReportSources& sources) {
       "granularity", "budget",      "prompt_length", "ratio",  "cache_bytes", "full_cache_bytes", "bytes_factor",
       "evicted",     "empty_heads", "kept_sha256",   "notes"};
   for (const auto& name : sources.comparison.metrics)
-    for (const char* part : {"mean", "median", "p95", "p99", "regret"}) columns.push_back(name + "_" + part);
+    for (const char* part : {"mean", "median", "p1", "p5", "p95", "p99", "regret"}) columns.push_back(name + "_" + part);
   std::string text = csv_line(columns);
   for (const auto& run : sources.comparison.runs) {
     std::vector<std::string> row = {run.results,
@@ -115,11 +110,11 @@ std::string report_as_csv(const ReportSources& sources) {
     for (const auto& name : sources.comparison.metrics) {
       const auto found = run.metrics.find(name);
       if (found == run.metrics.end()) {
-        row.insert(row.end(), 5, "");
+        row.insert(row.end(), 7, "");
         continue;
       }
       const Distribution& values = found->second.distribution;
-      for (double value : {values.mean, values.median, values.p95, values.p99, found->second.regret})
+      for (double value : {values.mean, values.median, values.p1, values.p5, values.p95, values.p99, found->second.regret})
         row.push_back(field(value));
     }
     text += csv_line(row);

@@ -27,13 +27,21 @@ std::string value_label(const MetricText& text) {
   return text.unit.empty() ? text.title : text.title + " (" + text.unit + ")";
 }
 
+// A policy that evicts nothing at any budget (the full cache) is a flat line at no error: the notes say it, pictures need
+// not.
+bool evicts(const Comparison& comparison, const std::string& label) {
+  return std::any_of(comparison.runs.begin(), comparison.runs.end(),
+                     [&](const RunSummary& run) { return run.label == label && run.evicted > 0; });
+}
+
 // Colours and markers follow the policy, not the figure.
 Series series_of(const Comparison& comparison, const Cell& cell) {
   Series series;
   series.name = cell.label;
   series.reference = cell.bound;
-  series.style = static_cast<int>(std::find(comparison.labels.begin(), comparison.labels.end(), cell.label) -
-                                  comparison.labels.begin());
+  series.style = static_cast<int>(std::count_if(comparison.labels.begin(),
+                                                std::find(comparison.labels.begin(), comparison.labels.end(), cell.label),
+                                                [&](const std::string& label) { return evicts(comparison, label); }));
   return series;
 }
 
@@ -63,6 +71,7 @@ ReportFigure metric_by_budget(const ReportSources& sources) {
     chart->x.ticks.push_back(
         {static_cast<double>(group.budget), report_count(group.budget) + "\n" + report_percent(group.ratio)});
   for (const auto& label : comparison.labels) {
+    if (!evicts(comparison, label)) continue;
     Series series;
     for (const auto& group : comparison.budgets) {
       for (const auto& cell : group.cells) {
@@ -213,7 +222,10 @@ ReportFigure kept_map(const ReportSources& sources, const BudgetGroup& group) {
 
 }  // namespace
 
-std::vector<ReportFigure> report_figures(const ReportSources& sources, const BudgetGroup& group) {
+std::vector<ReportFigure> report_figures(const ReportSources& sources, const BudgetGroup& shown) {
+  BudgetGroup group = shown;
+  std::erase_if(group.cells, [&](const Cell& cell) { return !evicts(sources.comparison, cell.label); });
+  if (group.cells.empty()) return {};
   std::vector<ReportFigure> figures;
   if (!sources.metric.empty()) {
     figures.push_back(metric_by_budget(sources));

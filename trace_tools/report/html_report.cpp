@@ -59,17 +59,34 @@ std::string notes_html(const ReportSources& sources) {
   return html + "</ul></div>\n";
 }
 
-std::string table_head(const ReportSources& sources, const std::vector<std::string>& metrics) {
-  std::string groups = "<tr><th class=\"first\"></th><th colspan=\"3\"></th>",
-              titles = "<tr><th class=\"first\">policy</th><th>bytes</th><th>evicted<br>a head</th><th>kept</th>";
-  for (const auto& name : metrics) {
-    const bool leads = name == sources.metric;
+// The metric that leads comes first, so that a phone shows it; what was evicted and in how many bytes next.
+std::string table_head(const std::vector<std::string>& metrics) {
+  std::string groups = "<tr><th class=\"first\"></th>", titles = "<tr><th class=\"first\">policy</th>";
+  const auto add_metric = [&](const std::string& name, bool leads) {
     groups += "<th class=\"group start\" colspan=\"" + std::string(leads ? "5" : "4") + "\" title=\"" +
               html_text(metric_text(name).doc) + "\">" + html_text(name) + "</th>";
-    titles += "<th class=\"start\">mean</th><th>median</th><th>p95</th><th>p99</th>";
+    titles += "<th class=\"start\">mean</th><th>median</th>";
+    for (const auto& tail : tail_of(name)) titles += "<th>" + std::string(tail.name) + "</th>";
     if (leads) titles += "<th>regret</th>";
-  }
+  };
+  if (!metrics.empty()) add_metric(metrics.front(), true);
+  groups += "<th class=\"group start\" colspan=\"3\">cache</th>";
+  titles += "<th class=\"start\">bytes</th><th>evicted</th><th>kept</th>";
+  for (std::size_t i = 1; i < metrics.size(); ++i) add_metric(metrics[i], false);
   return "<thead>" + groups + "</tr>\n" + titles + "</tr></thead>\n";
+}
+
+std::string metric_cells(const Cell& cell, const std::string& name, bool leads) {
+  const auto found = cell.metrics.find(name);
+  const Distribution none = distribution_of({});
+  const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
+  std::string html =
+      "<td class=\"start\">" + report_number(values.mean) + "</td><td>" + report_number(values.median) + "</td>";
+  for (const auto& tail : tail_of(name)) html += "<td>" + report_number(values.*tail.value) + "</td>";
+  if (leads)
+    html += "<td>" + (cell.bound || found == cell.metrics.end() ? std::string("–") : report_signed(found->second.regret)) +
+            "</td>";
+  return html;
 }
 
 std::string row_html(const ReportSources& sources, const Cell& cell, bool best, const std::vector<std::string>& metrics) {
@@ -83,28 +100,21 @@ std::string row_html(const ReportSources& sources, const Cell& cell, bool best, 
                       : cell.bound ? " °"
                                    : "") +
                      "</td>";
-  html += "<td>" + format_bytes(static_cast<double>(run.info.cache_bytes)) + (run.bytes_factor > 1.01 ? " q" : "") + "</td>";
+  if (!metrics.empty()) html += metric_cells(cell, metrics.front(), true);
+  html += "<td class=\"start\">" + format_bytes(static_cast<double>(run.info.cache_bytes)) +
+          (run.bytes_factor > 1.01 ? " q" : "") + "</td>";
   html +=
       "<td title=\"" + report_count(run.evicted) + " in all\">" + report_count(std::llround(run.evicted_per_head)) + "</td>";
   html += "<td class=\"mono\" title=\"" + html_text(run.info.kept_sha256) + "\">" +
           html_text(run.info.kept_sha256.substr(0, 8)) + "</td>";
-  for (const auto& name : metrics) {
-    const auto found = cell.metrics.find(name);
-    const Distribution none = distribution_of({});
-    const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
-    html += "<td class=\"start\">" + report_number(values.mean) + "</td><td>" + report_number(values.median) + "</td><td>" +
-            report_number(values.p95) + "</td><td>" + report_number(values.p99) + "</td>";
-    if (name == sources.metric)
-      html += "<td>" + (cell.bound || found == cell.metrics.end() ? std::string("–") : report_signed(found->second.regret)) +
-              "</td>";
-  }
+  for (std::size_t i = 1; i < metrics.size(); ++i) html += metric_cells(cell, metrics[i], false);
   return html + "</tr>\n";
 }
 
 std::string table_html(const ReportSources& sources) {
   const std::vector<std::string> metrics = table_metrics(sources);
   const std::size_t columns = 4 + 4 * metrics.size() + (metrics.empty() ? 0 : 1);
-  std::string html = "<div class=\"scroll\" tabindex=\"0\"><table>" + table_head(sources, metrics);
+  std::string html = "<div class=\"scroll\" tabindex=\"0\"><table>" + table_head(metrics);
   for (const auto& group : sources.comparison.budgets) {
     html += "<tbody><tr class=\"head\"><th class=\"section\" colspan=\"" + std::to_string(columns) + "\">budget " +
             html_text(group.text) + "</th></tr>\n";

@@ -63,7 +63,8 @@ code, .mono { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, mo
   padding: .5rem .9rem; margin: 1rem 0; }
 .notes ul { margin: .25rem 0; padding-left: 1.2rem; }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; margin: .75rem 0 0; }
-figure { margin: 1.25rem 0 2rem; } figure img { display: block; width: 100%; height: auto; }
+figure { margin: 1.25rem 0 2rem; } figure img { display: block; width: calc(100% + 16px); margin: 0 -8px; height: auto; }
+.downloads { white-space: nowrap; }
 figcaption { color: var(--muted); font-size: .9rem; margin-top: .25rem; }
 .scroll { overflow-x: auto; margin: .75rem 0; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }

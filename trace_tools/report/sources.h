@@ -1,6 +1,7 @@
 // What a report is made from: the results, what they say when put side by side, and the traces where they are still there.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <string>
@@ -36,6 +37,14 @@ struct GatheredNote {
   std::string what;
 };
 std::vector<GatheredNote> gathered_notes(const ReportSources& sources);
+
+// The two quantiles on the side where a metric is bad: the 95th and 99th percentile, or the 5th and 1st where higher is
+// better.
+struct Tail {
+  const char* name;
+  double Distribution::*value;
+};
+std::array<Tail, 2> tail_of(const std::string& metric);
 
 // Columns of the short tables: the chosen metric, then the other headline metrics that the runs have.
 std::vector<std::string> table_metrics(const ReportSources& sources);

@@ -91,7 +91,8 @@ TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const
   const bool several = sources.comparison.traces.size() > 1;
   table.columns = {{"", "policy", true}, {"", "bytes"}, {"", "evicted"}, {"", several ? "traces" : "kept", true}};
   for (const auto& name : metrics) {
-    table.columns.insert(table.columns.end(), {{name, "mean"}, {name, "median"}, {name, "p95"}, {name, "p99"}});
+    table.columns.insert(table.columns.end(), {{name, "mean"}, {name, "median"}});
+    for (const auto& tail : tail_of(name)) table.columns.push_back({name, tail.name});
     if (name == sources.metric) table.columns.push_back({name, "regret"});
   }
   const Cell* best = best_cell(sources.comparison, group, sources.metric);
@@ -112,7 +113,8 @@ TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const
       const auto found = cell.metrics.find(name);
       const Distribution none = distribution_of({});
       const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
-      for (double value : {values.mean, values.median, values.p95, values.p99}) row.fields.push_back(report_number(value));
+      for (double value : {values.mean, values.median}) row.fields.push_back(report_number(value));
+      for (const auto& tail : tail_of(name)) row.fields.push_back(report_number(values.*tail.value));
       if (name == sources.metric)
         row.fields.push_back(cell.bound || found == cell.metrics.end() ? "–" : report_signed(found->second.regret));
     }
