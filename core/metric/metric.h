@@ -25,6 +25,7 @@ struct MetricInfo {
   std::vector<std::string> axes;  // of {"layer", "query_head", "step", "region"}, in order
   Direction direction = Direction::lower_is_better;
   bool logarithmic = false;  // spans decades: plot on a log axis
+  bool headline = false;     // has columns in the short tables of reports
 };
 
 // What a metric of whole sequences sees: one layer and query head.

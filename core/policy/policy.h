@@ -86,6 +86,7 @@ struct PolicyDescription {
   std::vector<Parameter> parameters;    // in the order in which they are printed; a key without a default for a variant
                                         // does not exist there
   std::function<std::unique_ptr<Policy>(const PolicySpec&)> make;
+  bool hindsight = false;  // looks at queries that come after the eviction: a bound, nothing that could be deployed
 };
 
 struct PolicySpec {

@@ -8,7 +8,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
-#include "core/report/metric_text.h"
+#include "core/report/metric_info.h"
 #include "core/report/policy_label.h"
 
 namespace kvreplay {
@@ -39,11 +39,10 @@ std::vector<double> mean_over_rest(const MetricValues& values, std::size_t kept_
   return means;
 }
 
-// For files that do not name their axes.
+// For files that do not name their axes: those of the registry where the rank is right.
 std::vector<std::string> usual_axes(const std::string& name, std::size_t rank) {
-  if (rank == 2) return {"layer", name == "evidence_recall" ? "query_head" : "step"};
-  std::vector<std::string> axes = {"layer", "query_head", "step", "region"};
-  axes.resize(rank);
+  std::vector<std::string> axes = metric_info(name).axes;
+  if (axes.size() != rank) axes = {"layer", "query_head", "step", "region"}, axes.resize(rank);
   return axes;
 }
 
@@ -187,9 +186,9 @@ void set_regrets(Comparison& comparison, bool by_tokens) {
         continue;
       for (auto& [name, summary] : run.metrics) {
         const auto other = bound.metrics.find(name);
-        if (other == bound.metrics.end()) continue;
+        if (other == bound.metrics.end() || metric_info(name).direction == Direction::neither) continue;
         const double difference = summary.distribution.mean - other->second.distribution.mean;
-        summary.regret = metric_text(name).higher_is_better ? -difference : difference;
+        summary.regret = higher_is_better(metric_info(name)) ? -difference : difference;
       }
       break;  // the first bound: where there are several, the one listed first
     }
@@ -299,7 +298,8 @@ std::vector<float> kept_share(const RunSummary& run, std::int64_t layer_index) {
 }
 
 const Cell* best_cell(const Comparison& comparison, const BudgetGroup& group, const std::string& metric) {
-  const bool higher = metric_text(metric).higher_is_better;
+  if (metric_info(metric).direction == Direction::neither) return nullptr;
+  const bool higher = higher_is_better(metric_info(metric));
   const Cell* best = nullptr;
   double best_mean = 0;
   for (const auto& cell : group.cells) {

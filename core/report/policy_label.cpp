@@ -1,9 +1,11 @@
 #include "core/report/policy_label.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 
 #include "core/base/text.h"
+#include "core/policy/policy.h"
 
 namespace kvreplay {
 namespace {
@@ -68,6 +70,10 @@ std::vector<std::string> short_policy_labels(const std::vector<std::string>& pol
   return labels;
 }
 
-bool is_hindsight_bound(const std::string& preset) { return preset.rfind("oracle_", 0) == 0; }
+bool is_hindsight_bound(const std::string& preset) {
+  const auto& all = policy_registry();
+  return std::any_of(all.begin(), all.end(),
+                     [&](const PolicyDescription* policy) { return policy->name == preset && policy->hindsight; });
+}
 
 }  // namespace kvreplay

@@ -8,7 +8,7 @@
 #include "core/base/csv.h"
 #include "core/base/error.h"
 #include "core/report/comparison.h"
-#include "core/report/metric_text.h"
+#include "core/report/metric_info.h"
 #include "core/report/policy_label.h"
 
 namespace kvreplay {

@@ -4,7 +4,7 @@
 
 #include "core/base/csv.h"
 #include "core/base/text.h"
-#include "core/report/metric_text.h"
+#include "core/report/metric_info.h"
 #include "trace_tools/report/formats.h"
 
 namespace kvreplay::cli {
@@ -134,9 +134,9 @@ std::string report_as_json(const ReportSources& sources) {
     out["budgets"].push_back(budget);
   }
   for (const auto& name : sources.comparison.metrics) {
-    const MetricText& text = metric_text(name);
+    const MetricInfo& text = metric_info(name);
     out["metrics"][name] = {
-        {"title", text.title}, {"unit", text.unit}, {"doc", text.doc}, {"higher_is_better", text.higher_is_better}};
+        {"title", text.title}, {"unit", text.unit}, {"doc", text.doc}, {"higher_is_better", higher_is_better(text)}};
   }
   out["notes"] = json::array();
   for (const auto& note : gathered_notes(sources))

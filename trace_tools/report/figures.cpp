@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "core/base/text.h"
-#include "core/report/metric_text.h"
+#include "core/report/metric_info.h"
 #include "gui/figure/heat_map.h"
 #include "gui/figure/line_chart.h"
 #include "trace_tools/report/numbers.h"
@@ -18,12 +18,7 @@ using figure::HeatMap;
 using figure::LineChart;
 using figure::Series;
 
-std::string capitalised(std::string text) {
-  if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') text[0] = static_cast<char>(text[0] - 'a' + 'A');
-  return text;
-}
-
-std::string value_label(const MetricText& text) {
+std::string value_label(const MetricInfo& text) {
   return text.unit.empty() ? text.title : text.title + " (" + text.unit + ")";
 }
 
@@ -58,11 +53,11 @@ void set_provenance(const ReportSources& sources, figure::Figure& figure) {
 
 ReportFigure metric_by_budget(const ReportSources& sources) {
   const Comparison& comparison = sources.comparison;
-  const MetricText& text = metric_text(sources.metric);
+  const MetricInfo& text = metric_info(sources.metric);
   auto chart = std::make_unique<LineChart>();
   const bool several = comparison.traces.size() > 1;
   std::string over = "layers";
-  chart->title = capitalised(text.title) + " against budget";
+  chart->title = text.title + " against budget";
   chart->x.label = "budget (tokens per head, share of the prompt)";
   chart->x.logarithmic = comparison.budgets.front().budget > 0;
   chart->y.label = value_label(text);
@@ -101,9 +96,9 @@ ReportFigure metric_by_budget(const ReportSources& sources) {
 }
 
 ReportFigure metric_by_layer(const ReportSources& sources, const BudgetGroup& group) {
-  const MetricText& text = metric_text(sources.metric);
+  const MetricInfo& text = metric_info(sources.metric);
   auto chart = std::make_unique<LineChart>();
-  chart->title = capitalised(text.title) + " by layer";
+  chart->title = text.title + " by layer";
   chart->subtitle =
       "Budget " + group.text + "; mean over " + (sources.comparison.traces.size() > 1 ? "steps and traces" : "steps");
   chart->x.label = "layer";
@@ -135,9 +130,9 @@ std::string head_metric(const ReportSources& sources) {
 }
 
 ReportFigure head_map(const BudgetGroup& group, const std::string& metric) {
-  const MetricText& text = metric_text(metric);
+  const MetricInfo& text = metric_info(metric);
   auto map = std::make_unique<HeatMap>();
-  map->title = capitalised(text.title) + " by head";
+  map->title = text.title + " by head";
   map->subtitle = "Budget " + group.text + "; mean over steps";
   map->row_label = "layer", map->column_label = "query head";
   map->value_label = value_label(text);
@@ -157,9 +152,9 @@ ReportFigure head_map(const BudgetGroup& group, const std::string& metric) {
 }
 
 ReportFigure head_ranking(const ReportSources& sources, const BudgetGroup& group, const std::string& metric) {
-  const MetricText& text = metric_text(metric);
+  const MetricInfo& text = metric_info(metric);
   auto chart = std::make_unique<LineChart>();
-  chart->title = "The heads that break: " + text.title + " from the best head to the worst";
+  chart->title = "The heads that break: " + lower_first(text.title) + " from the best head to the worst";
   chart->subtitle = "Budget " + group.text + "; mean over steps";
   chart->x.label = "share of heads (%)";
   chart->x.minimum = 0, chart->x.maximum = 100;
@@ -171,7 +166,7 @@ ReportFigure head_ranking(const ReportSources& sources, const BudgetGroup& group
     std::vector<double> values = found->second.by_head;
     std::erase_if(values, [](double value) { return std::isnan(value); });
     std::sort(values.begin(), values.end());
-    if (text.higher_is_better) std::reverse(values.begin(), values.end());
+    if (higher_is_better(text)) std::reverse(values.begin(), values.end());
     Series series = series_of(sources.comparison, cell);
     for (std::size_t i = 0; i < values.size(); ++i) {
       series.x.push_back(100.0 * (static_cast<double>(i) + 1) / static_cast<double>(values.size()));

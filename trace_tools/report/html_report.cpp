@@ -5,7 +5,7 @@
 
 #include "core/base/text.h"
 #include "core/base/version.h"
-#include "core/report/metric_text.h"
+#include "core/report/metric_info.h"
 #include "trace_tools/report/formats.h"
 #include "trace_tools/report/marked_text.h"
 #include "trace_tools/report/numbers.h"
@@ -34,11 +34,11 @@ std::string section(const std::string& id, const std::string& title, const std::
 std::string lead_html(const ReportSources& sources, const BudgetGroup& group) {
   const Cell* best = best_cell(sources.comparison, group, sources.metric);
   if (best == nullptr) return "";
-  const MetricText& text = metric_text(sources.metric);
+  const MetricInfo& text = metric_info(sources.metric);
   const double value = best->metrics.at(sources.metric).distribution.mean;
   std::string html = "<p class=\"lead\">At " + html_text(group.text) + ", <strong>" + html_text(best->label) +
-                     "</strong> has the " + (text.higher_is_better ? "highest" : "lowest") + " mean " +
-                     html_text(text.title) + " of the policies that evict: " + report_number(value) + ".";
+                     "</strong> has the " + (higher_is_better(text) ? "highest" : "lowest") + " mean " +
+                     html_text(lower_first(text.title)) + " of the policies that evict: " + report_number(value) + ".";
   for (const auto& cell : group.cells) {
     const auto found = cell.metrics.find(sources.metric);
     if (!cell.bound || found == cell.metrics.end()) continue;
@@ -64,7 +64,7 @@ std::string table_head(const std::vector<std::string>& metrics) {
   std::string groups = "<tr><th class=\"first\"></th>", titles = "<tr><th class=\"first\">policy</th>";
   const auto add_metric = [&](const std::string& name, bool leads) {
     groups += "<th class=\"group start\" colspan=\"" + std::string(leads ? "5" : "4") + "\" title=\"" +
-              html_text(metric_text(name).doc) + "\">" + html_text(name) + "</th>";
+              html_text(metric_info(name).doc) + "\">" + html_text(name) + "</th>";
     titles += "<th class=\"start\">mean</th><th>median</th>";
     for (const auto& tail : tail_of(name)) titles += "<th>" + std::string(tail.name) + "</th>";
     if (leads) titles += "<th>regret</th>";
@@ -193,10 +193,10 @@ std::string reading_html(const ReportSources& sources) {
       "in hindsight: they know the "
       "queries that are still to come, and no policy can be expected to reach them.</p>\n<dl>\n";
   for (const auto& name : sources.comparison.metrics) {
-    const MetricText& text = metric_text(name);
+    const MetricInfo& text = metric_info(name);
     if (text.doc.empty()) continue;
     html += "<dt><code>" + html_text(name) + "</code></dt><dd>" + html_text(text.doc) +
-            (text.higher_is_better ? " Higher is better." : "") + "</dd>\n";
+            (higher_is_better(text) ? " Higher is better." : "") + "</dd>\n";
   }
   return html + "</dl>\n";
 }

@@ -35,4 +35,10 @@ std::string report_count(std::int64_t count) {
   return text;
 }
 
+std::string lower_first(std::string title) {
+  const auto upper = [](char c) { return c >= 'A' && c <= 'Z'; };
+  if (title.size() > 1 && upper(title[0]) && !upper(title[1])) title[0] = static_cast<char>(title[0] - 'A' + 'a');
+  return title;
+}
+
 }  // namespace kvreplay::cli

@@ -11,4 +11,7 @@ std::string report_signed(double value);       // "+0.0312"
 std::string report_percent(double share);      // "10 %", "2.5 %"
 std::string report_count(std::int64_t count);  // "4,096"
 
+// "Layer output error" within a sentence; "KL divergence" stays.
+std::string lower_first(std::string title);
+
 }  // namespace kvreplay::cli

@@ -6,7 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
-#include "core/report/metric_text.h"
+#include "core/report/metric_info.h"
 
 namespace kvreplay::cli {
 namespace {
@@ -57,7 +57,7 @@ std::string choose_metric(const ReportRequest& request, const Comparison& compar
     return request.metric;
   }
   for (const auto& name : names)
-    if (metric_text(name).headline) return name;
+    if (metric_info(name).headline) return name;
   return names.empty() ? "" : names.front();
 }
 
@@ -117,7 +117,7 @@ std::vector<GatheredNote> gathered_notes(const ReportSources& sources) {
 }
 
 std::array<Tail, 2> tail_of(const std::string& metric) {
-  if (metric_text(metric).higher_is_better) return {Tail{"p5", &Distribution::p5}, Tail{"p1", &Distribution::p1}};
+  if (higher_is_better(metric_info(metric))) return {Tail{"p5", &Distribution::p5}, Tail{"p1", &Distribution::p1}};
   return {Tail{"p95", &Distribution::p95}, Tail{"p99", &Distribution::p99}};
 }
 
@@ -125,7 +125,7 @@ std::vector<std::string> table_metrics(const ReportSources& sources) {
   std::vector<std::string> names;
   if (!sources.metric.empty()) names.push_back(sources.metric);
   for (const auto& name : sources.comparison.metrics)
-    if (name != sources.metric && metric_text(name).headline) names.push_back(name);
+    if (name != sources.metric && metric_info(name).headline) names.push_back(name);
   return names;
 }
 

@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "core/base/text.h"
-#include "core/report/metric_text.h"
+#include "core/report/metric_info.h"
 #include "trace_tools/report/formats.h"
 #include "trace_tools/report/numbers.h"
 
@@ -171,10 +171,10 @@ std::string heading(const ReportSources& sources) {
 }
 
 std::string metric_line(const ReportSources& sources, const std::string& name) {
-  const MetricText& text = metric_text(name);
+  const MetricInfo& text = metric_info(name);
   std::string line = "  " + name;
   if (!text.doc.empty()) line += ": " + text.doc;
-  line += text.higher_is_better ? " Higher is better." : " Lower is better.";
+  if (text.direction != Direction::neither) line += higher_is_better(text) ? " Higher is better." : " Lower is better.";
   for (const auto& run : sources.comparison.runs) {
     const auto found = run.metrics.find(name);
     if (found == run.metrics.end()) continue;

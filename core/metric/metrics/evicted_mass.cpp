@@ -14,6 +14,7 @@ class EvictedMassMetric final : public Metric {
         .axes = {"layer", "query_head", "step"},
         .direction = Direction::lower_is_better,
         .logarithmic = true,
+        .headline = true,
     };
     return info;
   }

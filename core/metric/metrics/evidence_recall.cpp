@@ -15,6 +15,7 @@ class EvidenceRecallMetric final : public Metric {
         .axes = {"layer", "query_head"},
         .direction = Direction::higher_is_better,
         .logarithmic = false,
+        .headline = true,
     };
     return info;
   }

@@ -16,6 +16,7 @@ class HeadOutputErrorMetric final : public Metric {
         .axes = {"layer", "query_head", "step"},
         .direction = Direction::lower_is_better,
         .logarithmic = true,
+        .headline = true,
     };
     return info;
   }

@@ -14,6 +14,7 @@ class OracleOverlapMetric final : public Metric {
         .axes = {"layer", "query_head", "step"},
         .direction = Direction::higher_is_better,
         .logarithmic = false,
+        .headline = true,
     };
     return info;
   }

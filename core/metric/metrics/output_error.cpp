@@ -14,6 +14,7 @@ class OutputErrorMetric final : public Metric {
         .axes = {"layer", "step"},
         .direction = Direction::lower_is_better,
         .logarithmic = true,
+        .headline = true,
     };
     return info;
   }

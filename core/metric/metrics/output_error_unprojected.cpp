@@ -14,6 +14,7 @@ class OutputErrorUnprojectedMetric final : public Metric {
         .axes = {"layer", "step"},
         .direction = Direction::lower_is_better,
         .logarithmic = true,
+        .headline = true,
     };
     return info;
   }

@@ -21,6 +21,7 @@ const PolicyDescription& oracle_attention_policy() {
             stages.indicator = oracle_attention_indicator(grouping);
             return make_one_shot_policy(std::move(stages));
           },
+      .hindsight = true,
   };
   return description;
 }
