@@ -10,10 +10,10 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "core/base/element_type.h"
+#include "core/trace/file_summary.h"
 #include "core/trace/trace.h"
 
 namespace kvreplay {
@@ -48,9 +48,6 @@ struct DatasetInfo {
   // The element type of a tensor; empty when the dataset holds none of the three.
   std::optional<ElementType> element_type() const;
 };
-
-using AttributeValue = std::variant<std::int64_t, double, std::string, std::vector<std::int64_t>, std::vector<double>,
-                                    std::vector<std::string>>;
 
 // Receives consecutive bytes of a slab, row-major, in pieces of a few MiB.
 using ByteSink = std::function<void(std::span<const std::byte>)>;

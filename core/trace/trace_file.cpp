@@ -5,32 +5,14 @@
 #include <cstring>
 
 #include "core/base/error.h"
-#include "core/trace/finite_internal.h"
 #include "core/trace/identity.h"
 #include "core/trace/source_internal.h"
+#include "core/trace/tensor_reading_internal.h"
 #include "core/trace/trace.h"
 #include "core/trace/trace_structure_internal.h"
 
 namespace kvreplay {
 namespace {
-
-IndexRange resolve(IndexRange range, std::int64_t size, const std::string& where, const char* axis) {
-  if (range.end < 0) range.end = size;
-  if (range.begin < 0 || range.begin > range.end || range.end > size)
-    throw Error(where, std::string("has ") + std::to_string(size) + " " + axis + ", and " + std::to_string(range.begin) +
-                           " to " + std::to_string(range.end) + " were asked for");
-  return range;
-}
-
-// Row and column of element `index` of a slice, for messages.
-std::string element_name(std::int64_t index, const std::array<std::int64_t, 3>& from,
-                         const std::array<std::int64_t, 3>& count, bool flat) {
-  const std::int64_t column = from[2] + index % count[2];
-  const std::int64_t row = from[1] + index / count[2] % count[1];
-  const std::int64_t head = from[0] + index / count[2] / count[1];
-  const std::string tail = std::to_string(row) + ", " + std::to_string(column) + "]";
-  return flat ? "[" + tail : "[" + std::to_string(head) + ", " + tail;
-}
 
 class FileTrace final : public Trace {
  public:
@@ -94,31 +76,7 @@ class FileTrace final : public Trace {
   std::array<std::int64_t, 3> shape(int layer, LayerDataset which) const override { return tensor(layer, which).shape; }
 
   Tensor<float, 3> read(int layer, LayerDataset which, IndexRange heads, IndexRange rows) const override {
-    const StoredTensor& stored = tensor(layer, which);
-    const std::string where = path() + ":" + stored.node;
-    heads = resolve(heads, stored.shape[0], where, "heads");
-    rows = resolve(rows, stored.shape[1], where, "rows");
-    const std::array<std::int64_t, 3> start = {heads.begin, rows.begin, 0};
-    const std::array<std::int64_t, 3> count = {heads.end - heads.begin, rows.end - rows.begin, stored.shape[2]};
-    // Two-dimensional datasets have one "head".
-    const bool flat = stored.info.shape.size() == 2;
-    if (flat && heads.begin == heads.end) return Tensor<float, 3>(count);
-    Tensor<float, 3> out(count);
-    float* target = out.data();
-    std::int64_t done = 0;
-    const std::span<const std::int64_t> file_start(start.data() + (flat ? 1 : 0), flat ? 2 : 3),
-        file_count(count.data() + (flat ? 1 : 0), flat ? 2 : 3);
-    source_->read(stored.node, file_start, file_count, [&](std::span<const std::byte> piece) {
-      const std::size_t n = piece.size() / element_size(stored.type);
-      to_float32(stored.type, piece.data(), target + done, n);
-      if (const auto bad = first_not_finite(target + done, n); bad < n)
-        throw Error(
-            where,
-            "holds a NaN or an infinity at " + element_name(done + static_cast<std::int64_t>(bad), start, count, flat),
-            "the capture that made it went wrong; capture it again");
-      done += static_cast<std::int64_t>(n);
-    });
-    return out;
+    return read_stored_tensor(*source_, tensor(layer, which), heads, rows);
   }
 
  private:

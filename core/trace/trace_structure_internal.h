@@ -10,15 +10,9 @@
 
 #include "core/trace/source_internal.h"
 #include "core/trace/trace.h"
+#include "core/trace/validate.h"
 
 namespace kvreplay {
-
-struct Problem {
-  std::string node;  // "/layers/000/key"
-  std::string what;
-  std::string remedy;  // may be empty
-};
-using Problems = std::vector<Problem>;
 
 constexpr std::array<LayerDataset, 9> all_layer_datasets = {
     LayerDataset::key,         LayerDataset::value,     LayerDataset::query,       LayerDataset::output_projection,
