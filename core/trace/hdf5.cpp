@@ -41,6 +41,10 @@ Space list_space(std::size_t count) {
 
 }  // namespace
 
+// When a disk is full a file cannot be closed either, and HDF5 1.10 then crashes in its own clean-up as the program
+// exits. Nothing needs that clean-up: every handle here closes itself.
+const bool without_exit_handler = H5dont_atexit() >= 0;
+
 Guard::Guard() : lock_(global_mutex()) {
   if (!silenced) H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   silenced = true;
@@ -50,7 +54,12 @@ std::string reason() {
   std::string text;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_description, &text);
   H5Eclear2(H5E_DEFAULT);
-  return text;
+  // Of a failed system call the interesting part: "..., errno = 28, error message = 'No space left on device', buf = ..."
+  constexpr std::string_view before = "error message = '";
+  const auto begin = text.find(before);
+  if (begin == std::string::npos) return text;
+  const auto end = text.find('\'', begin + before.size());
+  return text.substr(begin + before.size(), end - begin - before.size());
 }
 
 void fail(const std::string& where, const std::string& what, const std::string& remedy) {
