@@ -76,14 +76,14 @@ int run_command(const Command& command, const std::vector<std::string>& argument
                   std::string(command.description()).c_str(), text.str().c_str());
       return 0;
     }
-    options::notify(values);
+    if (values.count("threads") != 0) {
+      const int threads = values["threads"].as<int>();
+      if (threads < 1) throw UsageError("--threads", "must be at least 1");
+      set_thread_count(threads);
+    }
+    options::notify(values);  // after what is wrong with values, what is missing
   } catch (const options::error& error) {
     throw UsageError(who, error.what(), "`" + who + " --help` lists the options");
-  }
-  if (values.count("threads") != 0) {
-    const int threads = values["threads"].as<int>();
-    if (threads < 1) throw UsageError("--threads", "must be at least 1");
-    set_thread_count(threads);
   }
   TerminalJob job;
   return command.run({values, command_line, values.count("json") != 0, job});
