@@ -205,21 +205,23 @@ class HeadEvaluator {
     return count;
   }
 
+  // Kept and evicted positions among the visible ones. What stays the same for all steps is not copied again.
   void split(std::size_t run) {
     kept_.clear();
-    evicted_.clear();
     const StoredHead& head = stored_[run][stored_head(run)];
     if (head.constant) {
       kept_.assign(std::lower_bound(head.kept_prompt.begin(), head.kept_prompt.end(), full_.low), head.kept_prompt.end());
-      evicted_.assign(std::lower_bound(head.evicted_prompt.begin(), head.evicted_prompt.end(), full_.low),
-                      head.evicted_prompt.end());
+      evicted_ = {std::lower_bound(head.evicted_prompt.begin(), head.evicted_prompt.end(), full_.low),
+                  head.evicted_prompt.end()};
       for (std::int64_t i = std::max(layer_.prompt, full_.low); i <= full_.position; ++i)
         kept_.push_back(static_cast<std::int32_t>(i));
       return;
     }
     const std::int32_t* evicted_at = runs_[run].evicted_at[static_cast<std::int64_t>(stored_head(run))].data();
+    evicted_now_.clear();
     for (std::int64_t i = full_.low; i <= full_.position; ++i)
-      (kept_at(evicted_at, i) ? kept_ : evicted_).push_back(static_cast<std::int32_t>(i));
+      (kept_at(evicted_at, i) ? kept_ : evicted_now_).push_back(static_cast<std::int32_t>(i));
+    evicted_ = evicted_now_;
   }
 
   HeadStep measure(std::size_t run, const float* z, std::int64_t) {
@@ -241,7 +243,8 @@ class HeadEvaluator {
       return step;
     }
 
-    const double evicted_sum = gather(evicted_, evicted_weight_);
+    double evicted_sum = 0;
+    for (const auto i : evicted_) evicted_sum += full_.exponential[static_cast<std::size_t>(i)];
     double kept_sum = gather(kept_, kept_weight_);
     double kept_top = full_.top;
     if (kept_sum < 1e-20 * full_.total) {  // what is kept had next to nothing: its weights are formed afresh
@@ -272,7 +275,7 @@ class HeadEvaluator {
     return step;
   }
 
-  double gather(const std::vector<std::int32_t>& index, std::vector<float>& weight) const {
+  double gather(std::span<const std::int32_t> index, std::vector<float>& weight) const {
     weight.resize(index.size());
     double total = 0;
     for (std::size_t k = 0; k < index.size(); ++k) {
@@ -284,8 +287,7 @@ class HeadEvaluator {
 
   // o' and o_E. The smaller set is summed; the other follows by subtraction unless it has almost no mass.
   void outputs(double kept_sum, double evicted_sum, bool same_scale) {
-    const auto sum = [&](const std::vector<std::int32_t>& index, const std::vector<float>& weight,
-                         std::vector<double>& out) {
+    const auto sum = [&](std::span<const std::int32_t> index, const std::vector<float>& weight, std::vector<double>& out) {
       std::fill(out.begin(), out.end(), 0.0);
       accumulate_rows(value_, d_, index.data(), weight.data(), static_cast<std::int64_t>(index.size()), out.data());
     };
@@ -294,7 +296,10 @@ class HeadEvaluator {
     const bool kept_directly = kept_is_small || kept_.size() <= evicted_.size();
     const bool evicted_directly = evicted_is_small || !kept_directly || !same_scale;
     if (kept_directly) sum(kept_, kept_weight_, kept_output_);
-    if (evicted_directly) sum(evicted_, evicted_weight_, evicted_output_);
+    if (evicted_directly) {
+      gather(evicted_, evicted_weight_);
+      sum(evicted_, evicted_weight_, evicted_output_);
+    }
     for (std::size_t i = 0; i < kept_output_.size(); ++i) {
       if (!kept_directly) kept_output_[i] = full_.sum[i] - evicted_output_[i];
       if (!evicted_directly) evicted_output_[i] = full_.sum[i] - kept_output_[i];
@@ -318,7 +323,8 @@ class HeadEvaluator {
   std::vector<int> region_;
   std::vector<float> center_;
   std::vector<std::uint64_t> order_;
-  std::vector<std::int32_t> kept_, evicted_;
+  std::vector<std::int32_t> kept_, evicted_now_;
+  std::span<const std::int32_t> evicted_;  // of evicted_now_, or of a head that stays the same
   std::vector<float> kept_weight_, evicted_weight_;
   std::vector<double> kept_output_, evicted_output_;
 };
