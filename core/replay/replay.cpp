@@ -125,7 +125,13 @@ class MetricSink final : public EvaluationSink {
 class Replay {
  public:
   Replay(const Trace& trace, const ReplayRequest& request, Backend& backend, ResultsWriter& results, Job& job)
-      : trace_(trace), request_(request), backend_(backend), results_(results), job_(job), model_(trace.model()) {
+      : trace_(trace),
+        request_(request),
+        backend_(backend),
+        results_(results),
+        job_(job),
+        model_(trace.model()),
+        identity_(trace.identity()) {
     choose_evidence();
     choose_metrics();
     for (const PolicySpec& spec : request.policies)
@@ -359,7 +365,7 @@ class Replay {
     info.kept_sha256 = run.hash.hex();
     info.granularity = granularity_name(run.policy->granularity());
     info.trace = trace_.path();
-    info.trace_sha256 = trace_.identity();
+    info.trace_sha256 = identity_;
     info.backend = backend_.name();
     info.created_by = program_version();
     info.peak_bytes = peak_resident_bytes();
@@ -406,6 +412,7 @@ class Replay {
   ResultsWriter& results_;
   Job& job_;
   const ModelInfo& model_;
+  const std::string identity_;
   std::vector<TextSpan> evidence_;
   std::vector<const Metric*> metrics_;
   EvaluationRequest needs_{false, false, false, false, false};

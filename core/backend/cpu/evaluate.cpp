@@ -35,6 +35,16 @@ StoredHead classify(const std::int32_t* evicted_at, std::int64_t prompt, std::in
   return head;
 }
 
+// Σ values[index], in float64 and four chains: one alone waits for each addition.
+double sum_at(const std::vector<float>& values, std::span<const std::int32_t> index) {
+  std::array<double, 4> total{};
+  std::size_t k = 0;
+  for (; k + 4 <= index.size(); k += 4)
+    for (std::size_t chain = 0; chain < 4; ++chain) total[chain] += values[static_cast<std::size_t>(index[k + chain])];
+  for (; k < index.size(); ++k) total[0] += values[static_cast<std::size_t>(index[k])];
+  return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
 // What one query head sees at one step with the full cache.
 struct FullStep {
   std::int64_t low = 0, position = 0;  // visible: [low, position]
@@ -243,8 +253,7 @@ class HeadEvaluator {
       return step;
     }
 
-    double evicted_sum = 0;
-    for (const auto i : evicted_) evicted_sum += full_.exponential[static_cast<std::size_t>(i)];
+    const double evicted_sum = sum_at(full_.exponential, evicted_);
     double kept_sum = gather(kept_, kept_weight_);
     double kept_top = full_.top;
     if (kept_sum < 1e-20 * full_.total) {  // what is kept had next to nothing: its weights are formed afresh
@@ -259,8 +268,7 @@ class HeadEvaluator {
     step.evicted_mass = evicted_sum / full_.total;
     step.kept_log_sum_exp = kept_top + std::log(kept_sum);
     if (request_.outputs) outputs(kept_sum, evicted_sum, kept_top == full_.top);
-    if (request_.single_removals)
-      for (const auto i : evicted_) step.single_removal_sum += full_.single[static_cast<std::size_t>(i)];
+    if (request_.single_removals) step.single_removal_sum = sum_at(full_.single, evicted_);
     if (request_.regions) {
       for (std::size_t k = 0; k < kept_.size(); ++k)
         step.mass_after[static_cast<std::size_t>(region_[static_cast<std::size_t>(kept_[k])])] += kept_weight_[k];
