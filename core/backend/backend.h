@@ -68,7 +68,7 @@ enum class ColumnMask : std::uint8_t {
   full_before_window,
 };
 
-// How the reconstruction error of a removal is formed from attention (policies.md, 3.13).
+// How the reconstruction error of a removal is formed from attention (ReST-KV).
 struct ReconstructionForm {
   bool project = true;         // ‖W_h (o - v)‖ instead of ‖o - v‖
   bool normalize = false;      // divided by ‖W_h o‖ (rows only)

@@ -2,7 +2,7 @@
 // (core/metric) are small functions of these and never touch a tensor, so a new metric needs no kernel.
 //
 // For one layer, one recorded query at position t, one query head, with attention a over the visible keys N, the kept
-// set K and the evicted set E = N \ K (metrics.md):
+// set K and the evicted set E = N \ K (data/metrics.md):
 #pragma once
 
 #include <array>

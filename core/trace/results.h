@@ -34,7 +34,7 @@ struct RunInfo {
   std::vector<std::string> notes;         // "nothing was evicted: ..." and other warnings
 };
 
-// One metric of one run: float32 values with the shape that design/metrics.md gives. axes: "layer", "query_head", "step",
+// One metric of one run: float32 values with the shape that data/metrics.md gives. axes: "layer", "query_head", "step",
 // "region" in order.
 struct MetricValues {
   std::vector<std::int64_t> shape;

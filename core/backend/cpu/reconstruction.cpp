@@ -1,4 +1,4 @@
-// The reconstruction error of removing one token: odds · ‖W_h (o - v)‖ (policies.md 3.13; ReST-KV, ICLR 2026).
+// The reconstruction error of removing one token: odds · ‖W_h (o - v)‖ (An et al., ReST-KV, ICLR 2026).
 //
 // ‖W_h x‖² = xᵀ G x with G = W_hᵀ W_h, a d × d matrix. With a factor R, G = Rᵀ R, the norm is ‖R x‖: the projected values
 // [T, Hq, C] of the published code never exist, and nothing cancels as it would in the expanded square.

@@ -17,7 +17,7 @@ class PyramidAllocation final : public Allocation {
  public:
   PyramidAllocation(int beta, bool uniform_when_short) : beta_(beta), uniform_when_short_(uniform_when_short) {}
 
-  // Integer arithmetic as in PyramidKV's code (policies.md 3.7): the floor of the step makes the sum over layers exceed
+  // Integer arithmetic as in PyramidKV's code: the floor of the step makes the sum over layers exceed
   // the nominal budget by up to 15 %.
   std::vector<std::int64_t> capacity(const LayerWorkspace& layer, std::int64_t heads, std::int64_t budget,
                                      int window) const override {

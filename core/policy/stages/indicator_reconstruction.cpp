@@ -1,4 +1,4 @@
-// Removal of a token judged by what it does to the layer's output (ReST-KV; policies.md 3.13).
+// Removal of a token judged by what it does to the layer's output (An et al., ReST-KV, ICLR 2026).
 #include "core/base/text.h"
 #include "core/policy/stages/stages.h"
 

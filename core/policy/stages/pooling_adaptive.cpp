@@ -1,4 +1,4 @@
-// ReST-KV's adaptive window (policies.md 3.13.5). For every window query, the positions of the B largest attention
+// ReST-KV's adaptive window (its released code, "adaptive" pooling). For every window query, the positions of the B largest attention
 // weights; their mean over the older half of the window minus the mean over the newer half is the drift t. The kernel
 // grows and its centre moves with |t| / scale.
 #include <algorithm>

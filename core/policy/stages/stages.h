@@ -33,7 +33,7 @@ class Indicator {
   virtual Array score(LayerWorkspace& layer) const = 0;  // [H, n]
 };
 
-// Weights of the W window queries, the oldest first (policies.md 3.13.3). temporal: sum, mean, ema, inv-ema or last.
+// Weights of the W window queries, the oldest first (ReST-KV). temporal: sum, mean, ema, inv-ema or last.
 std::vector<double> temporal_weights(const std::string& temporal, double alpha, int window);
 
 // Attention received from the last W prompt queries (SnapKV, PyramidKV, AdaKV).
@@ -67,7 +67,7 @@ class Pooling {
 std::unique_ptr<Pooling> no_pooling();
 std::unique_ptr<Pooling> average_pooling(int kernel);  // zero padding, divisor always the kernel
 std::unique_ptr<Pooling> max_pooling(int kernel);
-// ReST-KV's adaptive window (policies.md 3.13.5): the kernel and its shift follow the drift of the attended positions
+// ReST-KV's adaptive window (its released code, "adaptive" pooling): the kernel and its shift follow the drift of the attended positions
 // over the window.
 struct AdaptivePoolingSettings {
   int window = 32;
