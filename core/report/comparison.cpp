@@ -58,6 +58,23 @@ MetricSummary summarise(const MetricValues& values) {
   return summary;
 }
 
+RegionSummary summarise_regions(const MetricValues& values) {
+  const auto regions = static_cast<std::size_t>(values.shape.back());
+  RegionSummary summary;
+  std::vector<double> sums(regions, 0.0);
+  std::vector<std::int64_t> counts(regions, 0);
+  for (std::size_t i = 0; i < values.values.size(); ++i) {
+    if (std::isnan(values.values[i])) continue;
+    sums[i % regions] += values.values[i];
+    ++counts[i % regions];
+  }
+  for (std::size_t r = 0; r < regions; ++r) {
+    summary.names.push_back(r < values.region_names.size() ? values.region_names[r] : "region " + std::to_string(r));
+    summary.means.push_back(counts[r] > 0 ? sums[r] / static_cast<double>(counts[r]) : not_a_number);
+  }
+  return summary;
+}
+
 // What was evicted, counted layer by layer so that no more than one layer is in memory.
 void count_evicted(const Results& file, RunSummary& run) {
   std::int64_t kept_entries = 0;
@@ -107,6 +124,7 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
   run.run = number;
   run.file = &file;
   run.info = file.info(number);
+  run.label = policy_label(run.info.policy);
   run.bound = is_hindsight_bound(run.info.preset);
   std::int64_t steps = -1;
   for (const auto& name : file.metric_names(number)) {
@@ -115,7 +133,11 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
     const std::size_t step = axis_place(values, "step");
     if (step < values.shape.size()) steps = values.shape[step];
     // A value a region is a table of its own, not a number of a head.
-    if (axis_place(values, "region") == values.shape.size()) run.metrics.emplace(name, summarise(values));
+    if (axis_place(values, "region") < values.shape.size()) {
+      run.regions.emplace(name, summarise_regions(values));
+    } else {
+      run.metrics.emplace(name, summarise(values));
+    }
     run.layers = values.shape.empty() ? run.layers : values.shape[0];
   }
   if (run.layers == 0) run.layers = file.evicted_at(number).dim(0);
@@ -268,10 +290,6 @@ Comparison compare(const std::vector<const Results*>& files, const ComparisonOpt
   job.end();
   if (comparison.runs.empty())
     throw Error(files.empty() ? "report" : files[0]->path(), "there are no runs in it", "`kvreplay replay` makes some");
-  std::vector<std::string> policies;
-  for (const auto& run : comparison.runs) policies.push_back(run.info.policy);
-  const std::vector<std::string> labels = short_policy_labels(policies);
-  for (std::size_t i = 0; i < labels.size(); ++i) comparison.runs[i].label = labels[i];
   list_names(comparison);
   const bool by_tokens = same_budgets_everywhere(comparison);
   set_regrets(comparison, by_tokens);

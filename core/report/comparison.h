@@ -27,6 +27,12 @@ struct MetricSummary {
   Interval interval;  // of the mean over traces; NaN for one trace
 };
 
+// A metric with a value a region of the text, averaged over layers, heads and steps.
+struct RegionSummary {
+  std::vector<std::string> names;
+  std::vector<double> means;
+};
+
 struct RunSummary {
   std::string results;       // path of the file
   std::string results_name;  // its last part
@@ -43,6 +49,7 @@ struct RunSummary {
   double bytes_factor = 1;       // stored heads over KV heads: above 1 when every query head keeps rows of its own
   std::vector<std::string> notes;
   std::map<std::string, MetricSummary> metrics;
+  std::map<std::string, RegionSummary> regions;
 };
 
 struct Cell {
@@ -63,7 +70,8 @@ struct Comparison {
   std::vector<RunSummary> runs;
   std::vector<std::string> labels;   // policies in the order in which they first appear, bounds last
   std::vector<BudgetGroup> budgets;  // ascending
-  std::vector<std::string> metrics;  // every name that any run has, in the registry's order, others after it
+  std::vector<std::string> metrics;  // every name that any run has, in the registry's order, others after it; those with
+                                     // regions are not among them
   std::vector<std::string> traces;   // distinct, as given
   const BudgetGroup* find_budget(std::int64_t budget) const;
 };

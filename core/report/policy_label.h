@@ -2,14 +2,12 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 namespace kvreplay {
 
-// For each policy string (NAME[@VARIANT][:key=value,...]) its name and as much of the rest as tells it from the others in
-// the list: {"snapkv@paper:window=32", "restkv@paper:alpha=0.3", "restkv@paper:alpha=0.5"} gives "snapkv",
-// "restkv:alpha=0.3", "restkv:alpha=0.5". Equal strings get equal labels, different ones different labels.
-std::vector<std::string> short_policy_labels(const std::vector<std::string>& policies);
+// What a policy string says beyond its defaults: "restkv@released:window=32,kernel=5,alpha=0.5,..." gives
+// "restkv@released:alpha=0.5". A string that this program does not understand is its own label.
+std::string policy_label(const std::string& policy);
 
 // True for policies that look at queries which come after the eviction: a bound, not a competitor.
 bool is_hindsight_bound(const std::string& preset);

@@ -135,6 +135,10 @@ double text_width(const std::string& text, const QFont& font) {
   return QFontMetricsF(font).horizontalAdvance(to_qstring(text));
 }
 
+std::string elided(const std::string& text, const QFont& font, double width) {
+  return QFontMetricsF(font).elidedText(to_qstring(text), Qt::ElideRight, width).toStdString();
+}
+
 double line_height(const QFont& font) { return std::ceil(font.pixelSize() * 1.35); }
 
 double ascent(const QFont& font) { return std::ceil(font.pixelSize() * 1.02); }

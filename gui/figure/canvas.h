@@ -48,6 +48,8 @@ struct Canvas {
 
 // Of one line, without painting.
 double text_width(const std::string& text, const QFont& font);
+// Cut to `width` with an ellipsis where it is wider.
+std::string elided(const std::string& text, const QFont& font, double width);
 double line_height(const QFont& font);
 double ascent(const QFont& font);
 std::vector<std::string> wrap_text(const std::string& text, const QFont& font, double width);

@@ -97,7 +97,7 @@ class HeatMapRenderer final : public Renderer {
     // As many side by side as leaves a map room for its title and its cells.
     double narrowest = style.tick_size * 9.0;
     for (const auto& panel : map.panels)
-      narrowest = std::max(narrowest, std::min(text_width(panel.title, style.font(style.label_size, true)), room / 2));
+      narrowest = std::max(narrowest, std::min(text_width(panel.title, style.font(style.label_size, true)), room / 4));
     narrowest = std::max(narrowest, std::min<double>(room / 2, static_cast<double>(map.columns) * 5));
     grid.columns = std::clamp(static_cast<int>((room + gap(style)) / (narrowest + gap(style))), 1, panels);
     grid.rows = (panels + grid.columns - 1) / grid.columns;
@@ -162,12 +162,15 @@ class HeatMapRenderer final : public Renderer {
     const int wide = std::max(1, static_cast<int>(size.width() * 2 / static_cast<double>(columns)));
     const int high = std::max(1, static_cast<int>(size.height() * 2 / static_cast<double>(rows)));
     QImage image(static_cast<int>(columns) * wide, static_cast<int>(rows) * high, QImage::Format_RGB32);
-    for (int y = 0; y < image.height(); ++y) {
-      auto* line = reinterpret_cast<QRgb*>(image.scanLine(y));
-      for (int x = 0; x < image.width(); ++x) {
-        const float value = cells[static_cast<std::size_t>((y / high) * columns + x / wide)];
-        line[x] = std::isfinite(value) ? to_color(color_at(map.color_map, scale.at(value))).rgb() : style.missing.rgb();
+    std::vector<QRgb> row(static_cast<std::size_t>(image.width()));
+    for (std::int64_t y = 0; y < rows; ++y) {
+      for (std::int64_t x = 0; x < columns; ++x) {
+        const float value = cells[static_cast<std::size_t>(y * columns + x)];
+        const QColor color = std::isfinite(value) ? to_color(color_at(map.color_map, scale.at(value))) : style.missing;
+        std::fill_n(row.begin() + x * wide, wide, color.rgb());
       }
+      for (int k = 0; k < high; ++k)
+        std::copy(row.begin(), row.end(), reinterpret_cast<QRgb*>(image.scanLine(static_cast<int>(y) * high + k)));
     }
     return image;
   }
@@ -178,7 +181,8 @@ class HeatMapRenderer final : public Renderer {
     const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
     double y = place.top();
     if (titled(map)) {
-      canvas.text(place.left(), y + ascent(label_font), panel.title, style.font(style.label_size, true), style.ink);
+      const QFont bold = style.font(style.label_size, true);
+      canvas.text(place.left(), y + ascent(label_font), elided(panel.title, bold, place.width()), bold, style.ink);
       y += line_height(label_font) + style.space * 0.25;
     }
     y += grid.marks_height;

@@ -10,25 +10,26 @@
 namespace kvreplay::figure {
 namespace {
 
+using Panel = LineChart::Panel;
+
+std::vector<Panel> panels_of(const LineChart& chart) {
+  if (!chart.panels.empty()) return chart.panels;
+  return {{"", chart.series}};
+}
+
+// The series of all panels, each name once: what the legend lists.
+std::vector<Series> legend_series(const LineChart& chart) {
+  std::vector<Series> all;
+  for (const auto& panel : panels_of(chart))
+    for (const auto& series : panel.series)
+      if (std::none_of(all.begin(), all.end(), [&](const Series& one) { return one.name == series.name; }))
+        all.push_back(series);
+  return all;
+}
+
 struct LegendSize {
   bool beside = false;
   double width = 0, height = 0;
-};
-
-// Everything that depends on data, style and width; computed once a call.
-struct Layout {
-  QRectF plot;           // where data goes, the lane of zeros not included
-  double zero_lane = 0;  // its height below the plot, or 0
-  double zero_y = 0;     // the middle of the lane
-  Range x, y;
-  std::vector<Tick> x_ticks, y_ticks;
-  QRectF legend;
-  bool legend_beside = false;
-  double label_y = 0;            // baseline of the y axis's label
-  std::vector<double> sideways;  // of each series, in pixels
-
-  double px(double value) const { return plot.left() + x.at(value) * plot.width(); }
-  double py(double value) const { return plot.bottom() - y.at(value) * plot.height(); }
 };
 
 struct Extent {
@@ -39,21 +40,43 @@ struct Extent {
   }
 };
 
+// Common to all panels.
+struct Axes {
+  Range x, y;
+  bool zero_lane = false;
+};
+
+// Everything about one plot that depends on data, style and place.
+struct Layout {
+  QRectF plot;           // where data goes, the lane of zeros not included
+  double zero_lane = 0;  // its height below the plot, or 0
+  double zero_y = 0;     // the middle of the lane
+  Range x, y;
+  std::vector<Tick> x_ticks, y_ticks;
+  double label_y = 0;            // baseline of the title, or of the y axis's label where there is no title
+  std::vector<double> sideways;  // of each series, in pixels
+
+  double px(double value) const { return plot.left() + x.at(value) * plot.width(); }
+  double py(double value) const { return plot.bottom() - y.at(value) * plot.height(); }
+};
+
 bool drawable(const Axis& axis, double value) { return std::isfinite(value) && (!axis.logarithmic || value > 0); }
 
 bool has_zero(const LineChart& chart) {
   if (!chart.y.logarithmic) return false;
-  for (const auto& series : chart.series)
-    for (double value : series.y)
-      if (value == 0) return true;
+  for (const auto& panel : panels_of(chart))
+    for (const auto& series : panel.series)
+      for (double value : series.y)
+        if (value == 0) return true;
   return false;
 }
 
 Extent x_extent(const LineChart& chart) {
   Extent extent;
-  for (const auto& series : chart.series)
-    for (double value : series.x)
-      if (drawable(chart.x, value)) extent.add(value);
+  for (const auto& panel : panels_of(chart))
+    for (const auto& series : panel.series)
+      for (double value : series.x)
+        if (drawable(chart.x, value)) extent.add(value);
   return extent;
 }
 
@@ -61,17 +84,32 @@ Extent x_extent(const LineChart& chart) {
 // reaches almost to 0 would otherwise squeeze everything else.
 Extent y_extent(const LineChart& chart) {
   Extent points;
-  for (const auto& series : chart.series)
-    for (double value : series.y)
-      if (drawable(chart.y, value)) points.add(value);
+  const std::vector<Panel> panels = panels_of(chart);
+  for (const auto& panel : panels)
+    for (const auto& series : panel.series)
+      for (double value : series.y)
+        if (drawable(chart.y, value)) points.add(value);
   Extent extent = points;
-  for (const auto& series : chart.series) {
-    for (double value : series.high)
-      if (drawable(chart.y, value)) extent.add(value);
-    for (double value : series.low)
-      if (drawable(chart.y, value)) extent.add(chart.y.logarithmic ? std::max(value, points.low / 4) : value);
+  for (const auto& panel : panels) {
+    for (const auto& series : panel.series) {
+      for (double value : series.high)
+        if (drawable(chart.y, value)) extent.add(value);
+      for (double value : series.low)
+        if (drawable(chart.y, value)) extent.add(chart.y.logarithmic ? std::max(value, points.low / 4) : value);
+    }
   }
   return extent;
+}
+
+Axes axes_of(const LineChart& chart) {
+  const Extent x = x_extent(chart), y = y_extent(chart);
+  Axes axes{axis_range(chart.x, x.low, x.high), axis_range(chart.y, y.low, y.high), has_zero(chart)};
+  if (!chart.x.logarithmic && !chart.x.minimum && chart.x.integers && x.low <= x.high) {
+    // Whole numbers: half a unit of room at either end instead of a start at 0.
+    const double room = std::max(0.35, 0.02 * (x.high - x.low));
+    axes.x.low = x.low - room, axes.x.high = x.high + room;
+  }
+  return axes;
 }
 
 class LineChartRenderer final : public Renderer {
@@ -81,96 +119,133 @@ class LineChartRenderer final : public Renderer {
   double height(const Figure& figure, const Style& style, double width) const override {
     const auto& chart = dynamic_cast<const LineChart&>(figure);
     const LegendSize legend = legend_size(chart, style, width);
-    const double plot_width = width - (legend.beside ? legend.width : 0);
-    const double body = std::clamp(plot_width * 0.66, 190.0, 400.0);
-    if (legend.beside) return std::max(body, legend.height + line_height(style.font(style.label_size)));
-    return body + legend.height;
+    const Grid grid = grid_of(chart, style, width - (legend.beside ? legend.width : 0));
+    const double label = line_height(style.font(style.label_size));
+    if (legend.beside) return std::max(grid.panel_height, legend.height + label);
+    // Several plots share one label of either axis.
+    return legend.height + (grid.titled ? 2 * label + style.space * 0.5 : 0) + grid.panel_height * grid.rows +
+           grid.gap * (grid.rows - 1);
   }
 
   void paint(const Figure& figure, Canvas& canvas, const QRectF& area) const override {
     const auto& chart = dynamic_cast<const LineChart&>(figure);
-    const Layout layout = lay_out(chart, canvas.style, area);
-    paint_axes(chart, canvas, layout);
-    // Bounds first, so that what is compared with them lies on top.
-    for (bool reference : {true, false})
-      for (std::size_t i = 0; i < chart.series.size(); ++i)
-        if (chart.series[i].reference == reference) paint_series(chart, i, canvas, layout);
-    paint_legend(chart, canvas, layout);
+    const Style& style = canvas.style;
+    const LegendSize legend = legend_size(chart, style, area.width());
+    QRectF inside = area;
+    if (legend.beside) {
+      inside.setRight(area.right() - legend.width);
+    } else {
+      paint_legend(chart, canvas, QRectF(area.left(), area.top(), area.width(), legend.height), false);
+      inside.setTop(area.top() + legend.height);
+    }
+    Grid grid = grid_of(chart, style, inside.width());
+    if (grid.titled) {
+      const QFont font = style.font(style.label_size);
+      canvas.text(inside.left(), inside.top() + ascent(font), chart.y.label, font, style.muted);
+      inside.setTop(inside.top() + line_height(font) + style.space * 0.5);
+      inside.setBottom(inside.bottom() - line_height(font));
+      canvas.text(inside.center().x(), inside.bottom() + ascent(font), chart.x.label, font, style.muted, Align::center);
+    }
+    grid.panel_height = (inside.height() - grid.gap * (grid.rows - 1)) / grid.rows;
+    const Axes axes = axes_of(chart);
+    const std::vector<Panel> panels = panels_of(chart);
+    for (std::size_t i = 0; i < panels.size(); ++i) {
+      const int column = static_cast<int>(i) % grid.columns, row = static_cast<int>(i) / grid.columns;
+      const QRectF place(inside.left() + column * (grid.panel_width + grid.gap),
+                         inside.top() + row * (grid.panel_height + grid.gap), grid.panel_width, grid.panel_height);
+      const Layout layout = lay_out(chart, panels[i], axes, style, place);
+      paint_panel(chart, panels[i], canvas, layout);
+      if (legend.beside)
+        paint_legend(chart, canvas,
+                     QRectF(area.right() - legend.width + style.space * 1.5, layout.plot.top(),
+                            legend.width - style.space * 1.5, layout.plot.height()),
+                     true);
+    }
   }
 
  private:
-  static int style_index(const LineChart& chart, std::size_t index) {
-    if (chart.series[index].style >= 0) return chart.series[index].style;
+  // Plots in a grid; lengths in CSS pixels.
+  struct Grid {
+    bool titled = false;  // several plots: each has a title, and the y axis's label stands once above them
+    int columns = 1, rows = 1;
+    double panel_width = 0, panel_height = 0, gap = 0;
+  };
+
+  static Grid grid_of(const LineChart& chart, const Style& style, double width) {
+    Grid grid;
+    const auto panels = std::max<int>(1, static_cast<int>(chart.panels.size()));
+    grid.titled = !chart.panels.empty();
+    grid.gap = style.space * 2;
+    const double narrowest = style.tick_size * 19.0;
+    grid.columns = std::clamp(static_cast<int>((width + grid.gap) / (narrowest + grid.gap)), 1, panels);
+    grid.rows = (panels + grid.columns - 1) / grid.columns;
+    grid.columns = (panels + grid.rows - 1) / grid.rows;
+    grid.panel_width = (width - grid.gap * (grid.columns - 1)) / grid.columns;
+    grid.panel_height =
+        grid.titled ? std::clamp(grid.panel_width * 0.85, 170.0, 280.0) : std::clamp(grid.panel_width * 0.66, 190.0, 400.0);
+    return grid;
+  }
+
+  static int style_index(const std::vector<Series>& all, const Series& series) {
+    if (series.style >= 0) return series.style;
     int next = 0;
-    for (std::size_t i = 0; i < index; ++i)
-      if (!chart.series[i].reference && chart.series[i].style < 0) ++next;
+    for (const auto& one : all) {
+      if (one.name == series.name) break;
+      if (!one.reference && one.style < 0) ++next;
+    }
     return next;
   }
 
-  static QColor color(const LineChart& chart, std::size_t index, const Style& style) {
-    return chart.series[index].reference ? style.ink : to_color(line_color(style_index(chart, index), style.dark));
+  static QColor color(const Series& series, int style_number, const Style& style) {
+    return series.reference ? style.ink : to_color(line_color(style_number, style.dark));
+  }
+
+  static Qt::PenStyle pen_style(const Series& series, int style_number) {
+    return series.reference ? Qt::DashLine : style_number >= num_line_colors ? Qt::DotLine : Qt::SolidLine;
   }
 
   static double sample_width(const Style& style) { return style.marker_size * 3.4; }
-  static double entry_width(const Series& series, const Style& style) {
-    return sample_width(style) + style.space * 0.75 + text_width(series.name, style.font(style.label_size));
+  static double entry_width(const std::vector<Series>& all, const Style& style) {
+    double widest = 0;
+    for (const auto& series : all) widest = std::max(widest, text_width(series.name, style.font(style.label_size)));
+    return sample_width(style) + style.space * 0.75 + widest;
   }
 
   static LegendSize legend_size(const LineChart& chart, const Style& style, double width) {
     LegendSize size;
-    if (chart.series.size() < 2 && (chart.series.empty() || chart.series[0].name.empty())) return size;
-    const double row = line_height(style.font(style.label_size));
-    double widest = 0;
-    for (const auto& series : chart.series) widest = std::max(widest, entry_width(series, style));
-    size.beside = widest + style.space * 2 < width * 0.36;
+    const std::vector<Series> all = legend_series(chart);
+    if (all.empty() || (all.size() == 1 && all[0].name.empty())) return size;
+    const double row = line_height(style.font(style.label_size)), entry = entry_width(all, style);
+    size.beside = chart.panels.empty() && entry + style.space * 2 < width * 0.36;
     if (size.beside) {
-      size.width = widest + style.space * 2;
-      size.height = row * static_cast<double>(chart.series.size());
+      size.width = entry + style.space * 2;
+      size.height = row * static_cast<double>(all.size());
       return size;
     }
     size.width = width;
-    const auto columns = legend_columns(chart, style, width);
-    const auto rows = (chart.series.size() + columns - 1) / columns;
-    size.height = row * static_cast<double>(rows) + style.space;
+    const auto columns = legend_columns(all, style, width);
+    size.height = row * static_cast<double>((all.size() + columns - 1) / columns) + style.space;
     return size;
   }
 
-  static std::size_t legend_columns(const LineChart& chart, const Style& style, double width) {
-    double widest = 0;
-    for (const auto& series : chart.series) widest = std::max(widest, entry_width(series, style));
-    return std::max<std::size_t>(1, static_cast<std::size_t>((width + style.space * 2) / (widest + style.space * 2)));
+  static std::size_t legend_columns(const std::vector<Series>& all, const Style& style, double width) {
+    return std::max<std::size_t>(
+        1, static_cast<std::size_t>((width + style.space * 2) / (entry_width(all, style) + style.space * 2)));
   }
 
-  static Layout lay_out(const LineChart& chart, const Style& style, const QRectF& area) {
+  static Layout lay_out(const LineChart& chart, const Panel& panel, const Axes& axes, const Style& style,
+                        const QRectF& area) {
     Layout layout;
     const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
-    const LegendSize legend = legend_size(chart, style, area.width());
-    layout.legend_beside = legend.beside;
+    layout.x = axes.x, layout.y = axes.y;
     QRectF plot = area;
-    if (legend.beside) {
-      plot.setRight(area.right() - legend.width);
-    } else {
-      layout.legend = QRectF(area.left(), area.top(), area.width(), legend.height);
-      plot.setTop(area.top() + legend.height);
-    }
     layout.label_y = plot.top() + ascent(label_font);
     plot.setTop(plot.top() + line_height(label_font) + style.space * 0.75);
 
-    const Extent x = x_extent(chart), y = y_extent(chart);
-    layout.x = axis_range(chart.x, x.low, x.high);
-    layout.y = axis_range(chart.y, y.low, y.high);
-    if (!chart.x.logarithmic && !chart.x.minimum && chart.x.integers && x.low <= x.high) {
-      // Whole numbers: half a unit of room at either end instead of a start at 0.
-      const double room = std::max(0.35, 0.02 * (x.high - x.low));
-      layout.x.low = x.low - room, layout.x.high = x.high + room;
-    }
-
     // Bottom first: it fixes the height, which fixes the number of y ticks, whose width fixes the left edge.
-    bool two_lines = false;
-    for (const auto& tick : chart.x.ticks) two_lines = two_lines || tick.label.find('\n') != std::string::npos;
-    double bottom = line_height(tick_font) * (two_lines ? 2 : 1) + style.space * 0.75;
-    if (!chart.x.label.empty()) bottom += line_height(label_font);
-    layout.zero_lane = has_zero(chart) ? style.marker_size * 3 : 0;
+    double bottom = line_height(tick_font) * (two_line_ticks(chart) ? 2 : 1) + style.space * 0.75;
+    if (!chart.x.label.empty() && chart.panels.empty()) bottom += line_height(label_font);
+    layout.zero_lane = axes.zero_lane ? style.marker_size * 3 : 0;
     plot.setBottom(area.bottom() - bottom - layout.zero_lane);
 
     const int y_count = std::max(2, static_cast<int>(plot.height() / (style.tick_size * 2.6)));
@@ -180,15 +255,18 @@ class LineChartRenderer final : public Renderer {
     double left = layout.zero_lane > 0 ? text_width("0", tick_font) : 0;
     for (const auto& tick : layout.y_ticks) left = std::max(left, text_width(tick.label, tick_font));
     plot.setLeft(area.left() + left + style.space * 0.9);
-    if (!legend.beside) plot.setRight(plot.right() - style.space);
-    if (legend.beside)
-      layout.legend = QRectF(plot.right() + style.space * 1.5, plot.top(), legend.width - style.space * 1.5, plot.height());
+    plot.setRight(plot.right() - style.space);
     layout.plot = plot;
     layout.zero_y = plot.bottom() + layout.zero_lane * 0.55;
-    layout.sideways = spread(chart, style, layout);
+    layout.sideways = spread(panel, style, layout);
     make_room(layout, style);
     layout.x_ticks = x_ticks(chart, style, layout);
     return layout;
+  }
+
+  static bool two_line_ticks(const LineChart& chart) {
+    return std::any_of(chart.x.ticks.begin(), chart.x.ticks.end(),
+                       [](const Tick& tick) { return tick.label.find('\n') != std::string::npos; });
   }
 
   // The ticks whose numbers do not run into each other.
@@ -228,26 +306,39 @@ class LineChartRenderer final : public Renderer {
   }
 
   // Sideways shifts that keep intervals at the same x apart; 0 where there are none.
-  static std::vector<double> spread(const LineChart& chart, const Style& style, const Layout& layout) {
-    std::vector<double> shift(chart.series.size(), 0.0);
+  static std::vector<double> spread(const Panel& panel, const Style& style, const Layout& layout) {
+    std::vector<double> shift(panel.series.size(), 0.0);
     const bool intervals =
-        std::any_of(chart.series.begin(), chart.series.end(), [](const Series& series) { return !series.low.empty(); });
-    if (!intervals || chart.series.size() < 2) return shift;
+        std::any_of(panel.series.begin(), panel.series.end(), [](const Series& series) { return !series.low.empty(); });
+    if (!intervals || panel.series.size() < 2) return shift;
     double gap = layout.plot.width();
-    for (const auto& series : chart.series)
+    for (const auto& series : panel.series)
       for (std::size_t i = 1; i < series.x.size(); ++i)
         gap = std::min(gap, std::abs(layout.px(series.x[i]) - layout.px(series.x[i - 1])));
-    const double step = std::min(style.marker_size * 0.5, gap * 0.5 / static_cast<double>(chart.series.size()));
+    const double step = std::min(style.marker_size * 0.5, gap * 0.5 / static_cast<double>(panel.series.size()));
     for (std::size_t i = 0; i < shift.size(); ++i)
       shift[i] = step * (static_cast<double>(i) - static_cast<double>(shift.size() - 1) / 2);
     return shift;
+  }
+
+  static void paint_panel(const LineChart& chart, const Panel& panel, Canvas& canvas, const Layout& layout) {
+    const QFont font = canvas.style.font(canvas.style.label_size, !panel.title.empty());
+    canvas.text(layout.plot.left(), layout.label_y,
+                panel.title.empty() && chart.panels.empty() ? chart.y.label : panel.title, font,
+                panel.title.empty() ? canvas.style.muted : canvas.style.ink);
+    paint_axes(chart, canvas, layout);
+    const std::vector<Series> all = legend_series(chart);
+    // Bounds first, so that what is compared with them lies on top.
+    for (bool reference : {true, false})
+      for (std::size_t i = 0; i < panel.series.size(); ++i)
+        if (panel.series[i].reference == reference)
+          paint_series(chart, panel.series[i], style_index(all, panel.series[i]), layout.sideways[i], canvas, layout);
   }
 
   static void paint_axes(const LineChart& chart, Canvas& canvas, const Layout& layout) {
     const Style& style = canvas.style;
     const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
     const double bottom = layout.plot.bottom() + layout.zero_lane;
-    canvas.text(layout.plot.left(), layout.label_y, chart.y.label, label_font, style.muted);
     for (const auto& tick : layout.y_ticks) {
       const double y = layout.py(tick.value);
       canvas.line(layout.plot.left(), y, layout.plot.right(), y, style.grid, style.thin_line);
@@ -271,37 +362,36 @@ class LineChartRenderer final : public Renderer {
         baseline += line_height(tick_font);
       }
     }
-    bool two_lines = false;
-    for (const auto& tick : chart.x.ticks) two_lines = two_lines || tick.label.find('\n') != std::string::npos;
-    y += line_height(tick_font) * (two_lines ? 2 : 1);
+    if (!chart.panels.empty()) return;
+    y += line_height(tick_font) * (two_line_ticks(chart) ? 2 : 1);
     canvas.text(layout.plot.center().x(), y + ascent(label_font), chart.x.label, label_font, style.muted, Align::center);
   }
 
-  static void paint_series(const LineChart& chart, std::size_t index, Canvas& canvas, const Layout& layout) {
-    const Series& series = chart.series[index];
+  static void paint_series(const LineChart& chart, const Series& series, int style_number, double sideways, Canvas& canvas,
+                           const Layout& layout) {
     const Style& style = canvas.style;
-    const QColor ink = color(chart, index, style);
-    std::vector<QPointF> points;  // a null point breaks the line
-    std::vector<bool> drawn;
+    const QColor ink = color(series, style_number, style);
+    std::vector<QPointF> points;
+    std::vector<bool> drawn;  // false breaks the line
     for (std::size_t i = 0; i < series.x.size() && i < series.y.size(); ++i) {
       const double value = series.y[i];
       const bool zero = value == 0 && layout.zero_lane > 0;
       drawn.push_back(drawable(chart.x, series.x[i]) && (zero || drawable(chart.y, value)));
       const double y = zero ? layout.zero_y : drawn.back() ? layout.py(value) : 0;
-      points.emplace_back(drawn.back() ? layout.px(series.x[i]) + layout.sideways[index] : 0, y);
+      points.emplace_back(drawn.back() ? layout.px(series.x[i]) + sideways : 0, y);
     }
     paint_intervals(chart, series, canvas, layout, ink, points, drawn);
-    const Qt::PenStyle pen = series.reference                               ? Qt::DashLine
-                             : style_index(chart, index) >= num_line_colors ? Qt::DotLine
-                                                                            : Qt::SolidLine;
+    const Qt::PenStyle pen = pen_style(series, style_number);
     for (std::size_t i = 1; i < points.size(); ++i)
       if (drawn[i - 1] && drawn[i])
         canvas.line(points[i - 1].x(), points[i - 1].y(), points[i].x(), points[i].y(), ink, style.line_width, pen);
-    // Markers only where they do not run together.
-    if (points.size() * style.marker_size * 1.3 > layout.plot.width()) return;
-    for (std::size_t i = 0; i < points.size(); ++i)
+    // Where points stand close together only some have a marker, every series at places of its own.
+    const double room = layout.plot.width() / std::max<double>(1, static_cast<double>(points.size()));
+    const auto stride = static_cast<std::size_t>(std::max(1.0, std::ceil(style.marker_size * 2.5 / room)));
+    const std::size_t first = stride == 1 ? 0 : static_cast<std::size_t>(style_number * 3) % stride;
+    for (std::size_t i = first; i < points.size(); i += stride)
       if (drawn[i])
-        canvas.marker(series.reference ? 0 : style_index(chart, index), points[i].x(), points[i].y(), style.marker_size, ink,
+        canvas.marker(series.reference ? 0 : style_number, points[i].x(), points[i].y(), style.marker_size, ink,
                       series.reference);
   }
 
@@ -322,26 +412,21 @@ class LineChartRenderer final : public Renderer {
     }
   }
 
-  static void paint_legend(const LineChart& chart, Canvas& canvas, const Layout& layout) {
+  static void paint_legend(const LineChart& chart, Canvas& canvas, const QRectF& area, bool beside) {
     const Style& style = canvas.style;
     if (legend_size(chart, style, 1e6).width == 0) return;
+    const std::vector<Series> all = legend_series(chart);
     const QFont font = style.font(style.label_size);
-    const double row = line_height(font);
-    const std::size_t columns = layout.legend_beside ? 1 : legend_columns(chart, style, layout.legend.width());
-    double widest = 0;
-    for (const auto& series : chart.series) widest = std::max(widest, entry_width(series, style));
-    for (std::size_t i = 0; i < chart.series.size(); ++i) {
-      const double x = layout.legend.left() + static_cast<double>(i % columns) * (widest + style.space * 2);
-      const double y = layout.legend.top() + static_cast<double>(i / columns) * row;
-      const double middle = y + row * 0.5, sample = sample_width(style);
-      const QColor ink = color(chart, i, style);
-      canvas.line(x, middle, x + sample, middle, ink, style.line_width,
-                  chart.series[i].reference                  ? Qt::DashLine
-                  : style_index(chart, i) >= num_line_colors ? Qt::DotLine
-                                                             : Qt::SolidLine);
-      canvas.marker(chart.series[i].reference ? 0 : style_index(chart, i), x + sample / 2, middle, style.marker_size, ink,
-                    chart.series[i].reference);
-      canvas.text(x + sample + style.space * 0.75, middle + style.label_size * 0.36, chart.series[i].name, font, style.ink);
+    const double row = line_height(font), entry = entry_width(all, style), sample = sample_width(style);
+    const std::size_t columns = beside ? 1 : legend_columns(all, style, area.width());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const int style_number = style_index(all, all[i]);
+      const double x = area.left() + static_cast<double>(i % columns) * (entry + style.space * 2);
+      const double middle = area.top() + static_cast<double>(i / columns) * row + row * 0.5;
+      const QColor ink = color(all[i], style_number, style);
+      canvas.line(x, middle, x + sample, middle, ink, style.line_width, pen_style(all[i], style_number));
+      canvas.marker(all[i].reference ? 0 : style_number, x + sample / 2, middle, style.marker_size, ink, all[i].reference);
+      canvas.text(x + sample + style.space * 0.75, middle + style.label_size * 0.36, all[i].name, font, style.ink);
     }
   }
 };
@@ -350,18 +435,24 @@ class LineChartRenderer final : public Renderer {
 
 Table LineChart::data() const {
   Table table;
-  const bool intervals = std::any_of(series.begin(), series.end(), [](const Series& one) { return !one.low.empty(); });
-  table.columns = {"series", x.label.empty() ? "x" : x.label, y.label.empty() ? "y" : y.label};
+  const std::vector<Panel> all = panels_of(*this);
+  bool intervals = false;
+  for (const auto& panel : all)
+    for (const auto& one : panel.series) intervals = intervals || !one.low.empty();
+  if (!panels.empty()) table.columns.emplace_back("panel");
+  table.columns.insert(table.columns.end(), {"series", x.label.empty() ? "x" : x.label, y.label.empty() ? "y" : y.label});
   if (intervals) table.columns.insert(table.columns.end(), {"low", "high"});
-  for (const auto& one : series) {
-    for (std::size_t i = 0; i < one.x.size() && i < one.y.size(); ++i) {
-      std::vector<std::string> row = {one.name, format_number(one.x[i]), format_number(one.y[i])};
-      if (intervals) {
+  for (const auto& panel : all) {
+    for (const auto& one : panel.series) {
+      for (std::size_t i = 0; i < one.x.size() && i < one.y.size(); ++i) {
+        std::vector<std::string> row;
+        if (!panels.empty()) row.push_back(panel.title);
+        row.insert(row.end(), {one.name, format_number(one.x[i]), format_number(one.y[i])});
         const bool known = i < one.low.size() && i < one.high.size();
-        row.push_back(known ? format_number(one.low[i]) : "");
-        row.push_back(known ? format_number(one.high[i]) : "");
+        if (intervals) row.push_back(known ? format_number(one.low[i]) : "");
+        if (intervals) row.push_back(known ? format_number(one.high[i]) : "");
+        table.rows.push_back(std::move(row));
       }
-      table.rows.push_back(std::move(row));
     }
   }
   return table;

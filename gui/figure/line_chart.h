@@ -20,6 +20,13 @@ struct LineChart final : Figure {
   Axis x, y;
   std::vector<Series> series;
 
+  // Several plots with common axes and one legend, in place of `series`.
+  struct Panel {
+    std::string title;
+    std::vector<Series> series;
+  };
+  std::vector<Panel> panels;
+
   std::string_view kind() const override { return "line_chart"; }
   Table data() const override;
 };

@@ -3,10 +3,10 @@
 
 #include <cmath>
 #include <limits>
-#include <map>
 
 #include "core/base/csv.h"
 #include "core/base/error.h"
+#include "core/policy/policy.h"
 #include "core/report/comparison.h"
 #include "core/report/metric_info.h"
 #include "core/report/policy_label.h"
@@ -41,27 +41,14 @@ TEST(ReportStatistics, BootstrapCoversTheMeanAndRepeats) {
   EXPECT_TRUE(std::isnan(bootstrap_mean(std::vector<double>{1.0}).low));
 }
 
-TEST(ReportLabels, AreAsShortAsTellsPoliciesApart) {
-  EXPECT_EQ(short_policy_labels({"snapkv@paper:window=32,kernel=7", "h2o@paper"}),
-            (std::vector<std::string>{"snapkv", "h2o"}));
-  EXPECT_EQ(short_policy_labels({"restkv@paper:window=32,alpha=0.3", "restkv@paper:window=32,alpha=0.5"}),
-            (std::vector<std::string>{"restkv:alpha=0.3", "restkv:alpha=0.5"}));
-  EXPECT_EQ(short_policy_labels({"restkv@paper:window=32,tau=1", "restkv@released:window=32"}),
-            (std::vector<std::string>{"restkv@paper", "restkv@released"}));
-  EXPECT_EQ(short_policy_labels({"random@paper:seed=1", "random@paper:seed=1"}),
-            (std::vector<std::string>{"random", "random"}));
-  EXPECT_EQ(short_policy_labels({"random@paper", "random@paper:seed=1"}),
-            (std::vector<std::string>{"random", "random:seed=1"}));
-}
-
-TEST(ReportLabels, NeverGiveOneNameToTwoPolicies) {
-  const std::vector<std::string> policies = {"a:x=1", "a:x=1,y=2", "a@v:x=1",   "a@v:y=2", "a",
-                                             "a@v",   "a:",        "a:x=2,y=2", "b:x"};
-  const auto labels = short_policy_labels(policies);
-  std::map<std::string, std::string> owner;
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    EXPECT_EQ(owner.try_emplace(labels[i], policies[i]).first->second, policies[i]) << labels[i];
-  }
+TEST(ReportLabels, SayWhatDiffersFromTheDefaults) {
+  const std::string written = parse_policy("restkv:alpha=0.5").text();
+  EXPECT_NE(written, "restkv:alpha=0.5");  // every parameter is in it
+  EXPECT_EQ(policy_label(written), "restkv:alpha=0.5");
+  EXPECT_EQ(policy_label(parse_policy("snapkv").text()), "snapkv");
+  EXPECT_EQ(policy_label("from_a_newer_program@x:y=1"), "from_a_newer_program@x:y=1");
+  EXPECT_TRUE(is_hindsight_bound("oracle_attention"));
+  EXPECT_FALSE(is_hindsight_bound("snapkv"));
 }
 
 // Results in memory: two policies and a bound at two budgets, errors and evictions chosen.
@@ -138,7 +125,7 @@ TEST(ReportComparison, PutsPoliciesBesideEachOtherAtEachBudget) {
   const FakeResults results = sample();
   Job job;
   const Comparison comparison = compare({&results}, {}, job);
-  EXPECT_EQ(comparison.labels, (std::vector<std::string>{"good", "bad", "full", "oracle_attention"}));  // bounds last
+  EXPECT_EQ(comparison.labels, (std::vector<std::string>{"good", "bad@v:x=1", "full", "oracle_attention"}));  // bounds last
   ASSERT_EQ(comparison.budgets.size(), 2U);
   EXPECT_EQ(comparison.budgets[0].budget, 2);
   EXPECT_EQ(comparison.budgets[0].ratio, 0.25);  // P = 11 tokens - 3 steps

@@ -51,20 +51,21 @@ void set_provenance(const ReportSources& sources, figure::Figure& figure) {
   }
 }
 
-ReportFigure metric_by_budget(const ReportSources& sources) {
-  const Comparison& comparison = sources.comparison;
+void set_budget_axes(const ReportSources& sources, LineChart& chart) {
   const MetricInfo& text = metric_info(sources.metric);
-  auto chart = std::make_unique<LineChart>();
-  const bool several = comparison.traces.size() > 1;
-  std::string over = "layers";
-  chart->title = text.title + " against budget";
-  chart->x.label = "budget (tokens per head, share of the prompt)";
-  chart->x.logarithmic = comparison.budgets.front().budget > 0;
-  chart->y.label = value_label(text);
-  chart->y.logarithmic = text.logarithmic;
-  for (const auto& group : comparison.budgets)
-    chart->x.ticks.push_back(
+  chart.x.label = "budget (tokens per head, share of the prompt)";
+  chart.x.logarithmic = sources.comparison.budgets.front().budget > 0;
+  chart.y.label = value_label(text);
+  chart.y.logarithmic = text.logarithmic;
+  for (const auto& group : sources.comparison.budgets)
+    chart.x.ticks.push_back(
         {static_cast<double>(group.budget), report_count(group.budget) + "\n" + report_percent(group.ratio)});
+}
+
+// One line a policy: a statistic of the leading metric over the budgets.
+std::vector<Series> lines_over_budgets(const ReportSources& sources, double Distribution::*statistic, bool intervals) {
+  const Comparison& comparison = sources.comparison;
+  std::vector<Series> lines;
   for (const auto& label : comparison.labels) {
     if (!evicts(comparison, label)) continue;
     Series series;
@@ -73,26 +74,49 @@ ReportFigure metric_by_budget(const ReportSources& sources) {
         const auto found = cell.metrics.find(sources.metric);
         if (cell.label != label || found == cell.metrics.end()) continue;
         if (series.x.empty()) series = series_of(comparison, cell);
-        const MetricSummary& summary = found->second;
-        over = summary.over;
         series.x.push_back(static_cast<double>(group.budget));
-        series.y.push_back(summary.distribution.mean);
-        series.low.push_back(several ? summary.interval.low : summary.distribution.p5);
-        series.high.push_back(several ? summary.interval.high : summary.distribution.p95);
+        series.y.push_back(found->second.distribution.*statistic);
+        if (!intervals) continue;
+        series.low.push_back(found->second.interval.low);
+        series.high.push_back(found->second.interval.high);
       }
     }
-    if (!series.x.empty()) chart->series.push_back(std::move(series));
+    if (!series.x.empty()) lines.push_back(std::move(series));
   }
-  chart->subtitle =
-      std::string("Mean over layers and steps; whiskers: ") +
-      (several ? "95 % bootstrap interval of the mean over " + std::to_string(comparison.traces.size()) + " traces"
-               : "5th to 95th percentile over " + over);
-  return {
-      "by-budget",
-      "The dashed line is a bound found in hindsight, from queries that come after the eviction: the distance to it is what "
-      "a "
-      "better policy could still gain. Points at the same budget are set apart sideways so that their whiskers can be read.",
-      std::move(chart)};
+  return lines;
+}
+
+ReportFigure mean_by_budget(const ReportSources& sources) {
+  auto chart = std::make_unique<LineChart>();
+  const auto traces = sources.comparison.traces.size();
+  chart->title = metric_info(sources.metric).title + " against budget";
+  chart->subtitle = traces > 1 ? "Mean over " + std::to_string(traces) + " traces, with its 95 % bootstrap interval"
+                               : "Mean over layers and steps";
+  set_budget_axes(sources, *chart);
+  chart->series = lines_over_budgets(sources, &Distribution::mean, traces > 1);
+  std::string help = "Dashed: found in hindsight, from the queries that come after the eviction.";
+  if (traces > 1) help += " Points at the same budget are set apart sideways so that their intervals can be read.";
+  return {"by-budget", help, std::move(chart)};
+}
+
+// What the mean hides, on common axes.
+ReportFigure tail_by_budget(const ReportSources& sources) {
+  auto chart = std::make_unique<LineChart>();
+  std::string over = "heads";
+  for (const auto& run : sources.comparison.runs) {
+    const auto found = run.metrics.find(sources.metric);
+    if (found != run.metrics.end()) over = found->second.over;
+  }
+  chart->title = metric_info(sources.metric).title + ": the middle and the worst " + over;
+  chart->subtitle = "Quantiles over " + over + ", each a mean over steps";
+  set_budget_axes(sources, *chart);
+  const auto tail = tail_of(sources.metric);
+  const auto title = [](const std::string& name) { return name.substr(1) + (name == "p1" ? "st" : "th") + " percentile"; };
+  chart->panels.push_back({"median", lines_over_budgets(sources, &Distribution::median, false)});
+  for (const auto& one : tail) chart->panels.push_back({title(one.name), lines_over_budgets(sources, one.value, false)});
+  return {"tail-by-budget",
+          "The same axes in all three. A policy can look good in the mean and still break a few " + over + ".",
+          std::move(chart)};
 }
 
 ReportFigure metric_by_layer(const ReportSources& sources, const BudgetGroup& group) {
@@ -159,7 +183,6 @@ ReportFigure head_ranking(const ReportSources& sources, const BudgetGroup& group
   chart->x.label = "share of heads (%)";
   chart->x.minimum = 0, chart->x.maximum = 100;
   chart->y.label = value_label(text);
-  chart->y.logarithmic = text.logarithmic;
   for (const auto& cell : group.cells) {
     const auto found = cell.metrics.find(metric);
     if (found == cell.metrics.end() || found->second.by_head.empty()) continue;
@@ -223,7 +246,8 @@ std::vector<ReportFigure> report_figures(const ReportSources& sources, const Bud
   if (group.cells.empty()) return {};
   std::vector<ReportFigure> figures;
   if (!sources.metric.empty()) {
-    figures.push_back(metric_by_budget(sources));
+    figures.push_back(mean_by_budget(sources));
+    figures.push_back(tail_by_budget(sources));
     figures.push_back(metric_by_layer(sources, group));
   }
   const std::string heads = head_metric(sources);

@@ -42,8 +42,8 @@ std::string lead_html(const ReportSources& sources, const BudgetGroup& group) {
   for (const auto& cell : group.cells) {
     const auto found = cell.metrics.find(sources.metric);
     if (!cell.bound || found == cell.metrics.end()) continue;
-    html +=
-        " The hindsight bound " + html_text(cell.label) + " is at " + report_number(found->second.distribution.mean) + ".";
+    html += " For comparison, " + html_text(cell.label) +
+            ", which knows the queries to come: " + report_number(found->second.distribution.mean) + ".";
     break;
   }
   return html + "</p>\n";
@@ -124,8 +124,9 @@ std::string table_html(const ReportSources& sources) {
   }
   html +=
       "</table></div>\n<p class=\"small muted\">* best mean at this budget among the policies that evicted something. ° "
-      "bound found in hindsight. "
-      "<em>regret</em>: how much worse the mean is than the bound's. <em>evicted</em>: tokens at the end, a head on "
+      "hindsight bound: it knows the queries that are still to come. "
+      "<em>regret</em>: how much worse the mean is than the bound's; below 0 where a policy does better on this metric than "
+      "a bound that was built for another. <em>evicted</em>: tokens at the end, a head on "
       "average. <em>kept</em>: start of the "
       "SHA-256 of what was evicted when, the proof of what a run did. <em>q</em>: evicts per query head, so every query "
       "head keeps rows of its own and "
@@ -134,6 +135,47 @@ std::string table_html(const ReportSources& sources) {
   html += " <a download=\"kvreplay-report.csv\" href=\"" + data_uri("text/csv", report_as_csv(sources)) +
           "\">All numbers as CSV</a></p>\n";
   return html;
+}
+
+// Where attention goes: a value a region, with the full cache and after eviction.
+std::string region_table_html(const ReportSources& sources, const BudgetGroup& group) {
+  const RunSummary* first = nullptr;
+  for (const auto& cell : group.cells)
+    if (const RunSummary& run = sources.comparison.runs[cell.runs.front()]; first == nullptr && !run.regions.empty())
+      first = &run;
+  if (first == nullptr) return "";
+  std::string groups = "<tr><th class=\"first\"></th>", titles = "<tr><th class=\"first\">policy</th>", rows;
+  std::vector<std::string> names;
+  for (const Metric* metric : metric_registry())
+    if (first->regions.count(metric->info().name) != 0) names.push_back(metric->info().name);
+  for (const auto& name : names) {
+    const RegionSummary& regions = first->regions.at(name);
+    groups += "<th class=\"group start\" colspan=\"" + std::to_string(regions.names.size()) + "\" title=\"" +
+              html_text(metric_info(name).doc) + "\">" + html_text(metric_info(name).title) + "</th>";
+    for (std::size_t r = 0; r < regions.names.size(); ++r)
+      titles += "<th" + std::string(r == 0 ? " class=\"start\"" : "") + ">" + html_text(regions.names[r]) + "</th>";
+  }
+  for (const auto& cell : group.cells) {
+    const RunSummary& run = sources.comparison.runs[cell.runs.front()];
+    rows += "<tr class=\"" + std::string(cell.bound ? "bound" : "") + "\"><td class=\"first\">" + html_text(cell.label) +
+            "</td>";
+    for (const auto& name : names) {
+      const auto found = run.regions.find(name);
+      const std::size_t count = first->regions.at(name).names.size();
+      for (std::size_t r = 0; r < count; ++r) {
+        const bool known =
+            found != run.regions.end() && r < found->second.means.size() && !std::isnan(found->second.means[r]);
+        rows += "<td" + std::string(r == 0 ? " class=\"start\"" : "") + ">" +
+                (known ? report_percent(found->second.means[r]) : "–") + "</td>";
+      }
+    }
+    rows += "</tr>\n";
+  }
+  return "<p class=\"muted\">Budget " + html_text(group.text) +
+         "; mean over layers, heads and steps. What a region gains from the first half to the second is attention that was "
+         "on "
+         "evicted tokens.</p>\n<div class=\"scroll\" tabindex=\"0\"><table><thead>" +
+         groups + "</tr>\n" + titles + "</tr></thead>\n<tbody>" + rows + "</tbody></table></div>\n";
 }
 
 std::string file_name_of(const std::string& id) { return "kvreplay-" + id; }
@@ -189,9 +231,9 @@ std::string reading_html(const ReportSources& sources) {
       "evicted at each budget, and what "
       "would that have done to the outputs of attention? Budgets are tokens kept per head and layer when the prompt ends. A "
       "mean hides the heads "
-      "that break, so the median, the 95th and the 99th percentile over heads stand beside it. Marked ° are bounds computed "
-      "in hindsight: they know the "
-      "queries that are still to come, and no policy can be expected to reach them.</p>\n<dl>\n";
+      "that break, so the median, the 95th and the 99th percentile over heads stand beside it. Marked ° are hindsight "
+      "bounds: they "
+      "know the queries that are still to come, which no policy can.</p>\n<dl>\n";
   for (const auto& name : sources.comparison.metrics) {
     const MetricInfo& text = metric_info(name);
     if (text.doc.empty()) continue;
@@ -294,6 +336,7 @@ std::string report_as_html(const ReportSources& sources, const PageOptions& opti
   const BudgetGroup& group = shown_group(sources, options);
   const std::string spans = span_table_html(sources);
   const std::string text = marked_text_html(sources, group);
+  const std::string regions = region_table_html(sources, group);
   std::string html =
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<title>kvreplay report</title>\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" "
@@ -308,21 +351,23 @@ std::string report_as_html(const ReportSources& sources, const PageOptions& opti
       "<style>" +
       std::string(page_style) + "</style></head>\n<body>\n<header><h1>What eviction does to attention</h1>\n";
   html += facts_html(sources) + lead_html(sources, group) + notes_html(sources);
-  html +=
-      "<nav aria-label=\"contents\"><ul><li><a href=\"#figures\">Figures</a></li><li><a href=\"#numbers\">Numbers</a></li>";
-  if (!spans.empty()) html += "<li><a href=\"#spans\">Marked spans</a></li>";
+  html += "<nav aria-label=\"contents\"><ul><li><a href=\"#figures\">Figures</a></li>";
   if (!text.empty()) html += "<li><a href=\"#what\">The text</a></li>";
+  if (!spans.empty()) html += "<li><a href=\"#spans\">Marked spans</a></li>";
+  if (!regions.empty()) html += "<li><a href=\"#regions\">Attention by region</a></li>";
+  html += "<li><a href=\"#numbers\">Numbers</a></li>";
   html +=
       "<li><a href=\"#reading\">How to read this</a></li><li><a "
       "href=\"#provenance\">Provenance</a></li></ul></nav></header>\n<main>\n";
   html += section("figures", "Figures", figures_html(sources, group, job));
-  html += section("numbers", "Numbers", table_html(sources));
+  html += section("what", "What is kept of the text", text);
   if (!spans.empty())
     html += section("spans", "What is left of the marked spans",
                     "<p class=\"muted\">Share of a span's tokens that are still in the cache at the end, averaged over all "
                     "heads.</p>\n" +
                         spans);
-  html += section("what", "What is kept of the text", text);
+  html += section("regions", "Where attention goes", regions);
+  html += section("numbers", "Numbers", table_html(sources));
   html += section("reading", "How to read this", reading_html(sources));
   html += section("provenance", "Provenance", provenance_html(sources, options));
   html += "</main>\n";

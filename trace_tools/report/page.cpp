@@ -44,11 +44,11 @@ const char* const page_style = R"css(
 :root { color-scheme: light dark;
   --page: #ffffff; --ink: #1b1f24; --muted: #57606a; --line: #d8dde3; --soft: #f5f7f9; --link: #0b5cad;
   --warn: #8a4b00; --warn-ground: #fff4e0; --warn-line: #e8b25a;
-  --kept: #0b4f8f; --k1: #eef6fd; --k2: #d7e9f9; --k3: #b9d8f4; --k4: #92c3ee; --gone: #8a929b; --mark: #d55e00; }
+  --kept: #0b4f8f; --k2: #d7e9f9; --k3: #b9d8f4; --k4: #92c3ee; --gone: #8f979f; --some: #4d5660; --mark: #d55e00; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #16191d; --ink: #eceef0; --muted: #a3abb5; --line: #333941; --soft: #1e2227; --link: #7cb9f2;
   --warn: #ffd59a; --warn-ground: #33270f; --warn-line: #8a6420;
-  --kept: #7cb9f2; --k1: #1a2a3a; --k2: #1e3b58; --k3: #225082; --k4: #2c69ab; --gone: #767e87; --mark: #f07f35; } }
+  --kept: #7cb9f2; --k2: #1e3b58; --k3: #225082; --k4: #2c69ab; --gone: #737b84; --some: #b3bac2; --mark: #f07f35; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 56rem; background: var(--page); color: var(--ink);
@@ -90,7 +90,7 @@ select { font: inherit; font-size: .95rem; padding: .3rem .4rem; background: var
   white-space: pre-wrap; line-height: 1.75; font-size: .95rem; overflow-wrap: anywhere; }
 .k0 { color: var(--gone); }
 .k1, .k2, .k3, .k4 { color: var(--ink); text-underline-offset: 3px; text-decoration: underline var(--kept); border-radius: 2px; }
-.k1 { background: var(--k1); text-decoration-style: dotted; text-decoration-thickness: 1px; }
+.k1 { color: var(--some); text-decoration-style: dotted; text-decoration-thickness: 1px; }
 .k2 { background: var(--k2); text-decoration-thickness: 1px; }
 .k3 { background: var(--k3); text-decoration-thickness: 2px; }
 .k4 { background: var(--k4); text-decoration-thickness: 3px; }
