@@ -206,6 +206,16 @@ class CutOff(CaptureTest):
             self.assertGreater(tokens, 0)
             numpy.testing.assert_array_equal(cut["layers/001/key"][:, :tokens], whole["layers/001/key"][:, :tokens])
             numpy.testing.assert_array_equal(cut["tokens/ids"][:tokens], whole["tokens/ids"][:tokens])
+        arguments = ["capture", "--model", LLAMA, "--ids", self.ids(4000), "--generate", "40", "--attention", "window:16", "--out",
+                     self.path(out)]
+        self.fails(1, "--resume", *arguments)
+        other = arguments.copy()
+        other[other.index("40")] = "41"
+        self.fails(1, ["generation", ".partial"], *other, "--resume")
+        answer = self.json_of(*arguments, "--resume")
+        self.assertEqual(answer["resumed_at"], tokens)
+        self.assertFalse(os.path.exists(self.path(out + ".partial")))
+        self.equal_datasets(out, "whole.h5")
 
 
 if __name__ == "__main__":

@@ -257,6 +257,51 @@ TEST_F(Captures, ThatAreCutOffOpenUpToTheCommittedMark) {
   }
 }
 
+TEST_F(Captures, GoOnAfterAnyCutAndEndTheSame) {
+  request_.ids.resize(280);
+  request_.generate = 40;
+  request_.attention = {PositionSelection::Kind::window, 30};
+  request_.queries = {PositionSelection::Kind::window, 100};
+  const auto whole = run("whole.h5");
+  // In the first and the last block of the prompt, and while generating; the last one is cut twice.
+  for (const std::vector<double>& cuts : std::vector<std::vector<double>>{{257}, {281}, {300}, {257, 310}}) {
+    for (std::size_t i = 0; i < cuts.size(); ++i) {
+      CancelAt job(cuts[i]);
+      EXPECT_THROW(capture(engine_, nullptr, request_, path("cut.h5"), i > 0, nullptr, job), Cancelled);
+    }
+    Job job;
+    const CaptureResult result = capture(engine_, nullptr, request_, path("cut.h5"), true, nullptr, job);
+    EXPECT_GT(result.resumed_at, 0);
+    EXPECT_FALSE(fs::exists(path("cut.h5.partial")));
+    const auto resumed = open_trace(path("cut.h5"));
+    EXPECT_TRUE(resumed->complete());
+    EXPECT_EQ(resumed->token_ids(), whole->token_ids());
+    EXPECT_EQ(resumed->manifest(), whole->manifest());
+    const auto a = resumed->nll(), b = whole->nll();
+    EXPECT_TRUE(std::equal(a.begin() + 1, a.end(), b.begin() + 1, b.end()));
+    for (const int layer : whole->layers())
+      for (const auto which : all_datasets)
+        EXPECT_TRUE(std::ranges::equal(resumed->read(layer, which).flat(), whole->read(layer, which).flat()))
+            << layer << " " << layer_dataset_name(which) << " after a cut at " << cuts.front();
+  }
+}
+
+TEST_F(Captures, GoOnOnlyWithWhatBeganThem) {
+  CancelAt cut(257);
+  EXPECT_THROW(capture(engine_, nullptr, request_, path("cut.h5"), false, nullptr, cut), Cancelled);
+  CaptureRequest other = request_;
+  other.ids[290] = 4;
+  Job job;
+  EXPECT_THROW(capture(engine_, nullptr, other, path("cut.h5"), true, nullptr, job), Error);
+  other = request_;
+  other.dtype = ElementType::float16;
+  EXPECT_THROW(capture(engine_, nullptr, other, path("cut.h5"), true, nullptr, job), Error);
+  EXPECT_THROW(capture(Engine::load(fixture("gemma").string()), nullptr, request_, path("cut.h5"), true, nullptr, job),
+               Error);
+  EXPECT_THROW(capture(engine_, nullptr, request_, path("cut.h5"), false, nullptr, job), Error) << "without --resume";
+  capture(engine_, nullptr, request_, path("cut.h5"), true, nullptr, job);
+}
+
 TEST_F(Captures, RefuseWhatContradictsItselfBeforeAFileIsMade) {
   const auto refused = [&](const CaptureRequest& request) {
     Job job;

@@ -34,7 +34,7 @@ class Recorder final : public EngineObserver {
     Tensor<float, 3> query, key, value, head_output, log_sum_exp, attention, column_sum;
   };
 
-  Recorder(const ModelConfig& config, std::int64_t tokens, std::int64_t prompt) : tokens_(tokens), prompt_(prompt) {
+  Recorder(const ModelConfig& config, std::int64_t tokens, std::int64_t prompt) : prompt_(prompt) {
     const std::int64_t hq = config.num_query_heads, hk = config.num_kv_heads, d = config.head_dim;
     for (int layer = 0; layer < config.num_layers; ++layer)
       layers.push_back({Tensor<float, 3>({hq, tokens, d}), Tensor<float, 3>({hk, tokens, d}),
@@ -76,7 +76,7 @@ class Recorder final : public EngineObserver {
     for (std::int64_t h = 0; h < block.dim(0); ++h)
       std::memcpy(&all(h, first, 0), &block(h, 0, 0), static_cast<std::size_t>(block.dim(1) * block.dim(2)) * sizeof(float));
   }
-  std::int64_t tokens_, prompt_;
+  std::int64_t prompt_;
 };
 
 struct Pass {
