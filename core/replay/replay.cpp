@@ -394,8 +394,9 @@ class Replay {
         by_region[cell % regions].total += part.total;
         by_region[cell % regions].count += part.count;
       }
-      info.summary[metric.name] = all.mean();
-      if (regions > 1)
+      // Without a step, or with nothing evicted, there is nothing to average: no mean is better than a 0.
+      if (all.count > 0) info.summary[metric.name] = all.mean();
+      if (all.count > 0 && regions > 1)
         for (std::size_t r = 0; r < regions; ++r) info.summary[metric.name + "." + region_names[r]] = by_region[r].mean();
       not_finite += run.totals[m].not_finite;
     }

@@ -130,6 +130,18 @@ TEST(Replay, SaysWhenNothingWasEvicted) {
   EXPECT_EQ(outcome.runs[0].summary.at("evicted_mass"), 0);
 }
 
+TEST(Replay, WithoutGeneratedTokensThereAreEvictionsButNoMeans) {
+  Shape shape = two_layers();
+  shape.steps = 0;
+  const Folder folder;
+  const auto outcome = run(folder, reference::random_contents(shape), {"snapkv", "h2o"}, {"40"});
+  EXPECT_EQ(outcome.runs[0].summary.at("evicted_tokens"), 2 * 2 * 40);
+  EXPECT_EQ(outcome.runs[0].summary.count("output_error"), 0U);
+  EXPECT_EQ(outcome.runs[0].peak_cache_bytes, outcome.runs[0].cache_bytes);
+  EXPECT_EQ(outcome.results->metric(0, "evicted_mass").shape, (std::vector<std::int64_t>{2, 4, 0}));
+  EXPECT_THROW(run(folder, reference::random_contents(shape), {"oracle_attention"}, {"40"}), Error);
+}
+
 TEST(Replay, APromptShorterThanTheWindowIsNoError) {
   Shape shape = two_layers();
   shape.prompt = 20;
