@@ -127,9 +127,11 @@ Activation read_activation(const Reader& config, const Family& family) {
               "known are silu, gelu and gelu_pytorch_tanh");
 }
 
-std::vector<int> read_windows(const Reader& config, const Family& family, int num_layers) {
+bool is_null(const nlohmann::json& object, const char* key) { return object.contains(key) && object.at(key).is_null(); }
+
+std::vector<int> read_windows(const Reader& config, const nlohmann::json& object, const Family& family, int num_layers) {
   std::vector<int> windows(static_cast<std::size_t>(num_layers), 0);
-  if (family.window == Window::none) return windows;
+  if (family.window == Window::none || is_null(object, "sliding_window")) return windows;
   if (family.window == Window::later_layers && !config.boolean("use_sliding_window", false)) return windows;
   const int window = static_cast<int>(config.integer("sliding_window", 1, 1 << 30, family.default_window));
   const auto first = config.integer("max_window_layers", 0, 1 << 20, family.window == Window::later_layers ? 28 : 0);
@@ -156,7 +158,7 @@ std::optional<double> positive(double value) { return value > 0 ? std::optional(
 
 // A cap is given, absent (the family's own) or null (none).
 std::optional<double> read_cap(const Reader& config, const nlohmann::json& object, const char* key, double own) {
-  if (own == 0 || (object.contains(key) && object.at(key).is_null())) return {};
+  if (own == 0 || is_null(object, key)) return {};
   return positive(config.real(key, 0, 1e9, own));
 }
 
@@ -250,7 +252,7 @@ ModelConfig load_model_config(const std::string& directory) {
   model.attention_scale = 1 / std::sqrt(scalar);
   model.attention_softcap = read_cap(config, object, "attn_logit_softcapping", family.attention_softcap);
   model.logit_softcap = read_cap(config, object, "final_logit_softcapping", family.logit_softcap);
-  model.sliding_window = read_windows(config, family, model.num_layers);
+  model.sliding_window = read_windows(config, object, family, model.num_layers);
   model.rope = read_rope_config(config, model.head_dim, model.max_positions, 10000);
   model.end_of_text_ids = read_end_ids(config);
   const std::string generation_path = directory + "/generation_config.json";

@@ -294,6 +294,42 @@ TEST(EngineResults, StopWhenCancelled) {
   EXPECT_THROW(engine.read(sequence, ids, none, job), Cancelled);
 }
 
+// What the fixtures do not have: keys as other published configurations have them.
+TEST(ModelConfigs, AreReadAsTransformersReadsThem) {
+  const auto variant = [](const std::string& name, const nlohmann::json& changes) {
+    const fs::path folder = fs::path(testing::TempDir()) / ("config_" + std::to_string(getpid()));
+    fs::create_directories(folder);
+    std::ifstream file(fixtures() + "/" + name + "/config.json");
+    auto config = nlohmann::json::parse(file);
+    for (const auto& [key, value] : changes.items())
+      value == "absent" ? static_cast<void>(config.erase(key)) : static_cast<void>(config[key] = value);
+    std::ofstream(folder / "config.json") << config;
+    const ModelConfig read = load_model_config(folder.string());
+    fs::remove_all(folder);
+    return read;
+  };
+  using Windows = std::vector<int>;
+  EXPECT_EQ(variant("gemma2", {{"layer_types", "absent"}}).sliding_window, (Windows{19, 0, 19}));
+  EXPECT_EQ(variant("gemma2", {{"sliding_window", nullptr}}).sliding_window, (Windows{0, 0, 0}));
+  EXPECT_EQ(variant("gemma2", {{"attn_logit_softcapping", nullptr}}).attention_softcap, std::nullopt);
+  EXPECT_EQ(variant("gemma2", {{"attn_logit_softcapping", "absent"}}).attention_softcap, 50.0);
+  EXPECT_EQ(variant("gemma2", {{"final_logit_softcapping", "absent"}}).logit_softcap, 30.0);
+  EXPECT_EQ(variant("qwen2", {{"layer_types", "absent"}}).sliding_window, (Windows{0, 17, 17}));
+  EXPECT_EQ(variant("qwen2", {{"use_sliding_window", false}}).sliding_window, (Windows{0, 0, 0}));
+  EXPECT_EQ(variant("qwen2", {{"layer_types", {"full_attention", "full_attention", "sliding_attention"}}}).sliding_window,
+            (Windows{0, 0, 17}));
+  EXPECT_EQ(variant("mistral", {{"sliding_window", "absent"}}).sliding_window, (Windows{0, 0}));
+  EXPECT_EQ(variant("gemma", {{"hidden_act", "gelu"}, {"hidden_activation", nullptr}}).activation, Activation::gelu_tanh);
+  EXPECT_EQ(variant("llama2_mha", {{"head_dim", "absent"}, {"num_key_value_heads", "absent"}}).num_kv_heads, 4);
+  EXPECT_EQ(variant("llama2_mha", {{"architectures", "absent"}}).architecture, "llama");
+  EXPECT_EQ(variant("llama2_mha", {{"rope_parameters", "absent"}, {"rope_theta", 5e5}}).rope.theta, 5e5);
+  EXPECT_TRUE(variant("gemma", {{"tie_word_embeddings", "absent"}}).tied_embeddings);
+  EXPECT_EQ(variant("llama2_mha", {{"eos_token_id", {5, 6}}}).end_of_text_ids, (std::vector<std::int32_t>{5, 6}));
+  EXPECT_THROW(variant("qwen2", {{"layer_types", {"full_attention"}}}), Error);
+  EXPECT_THROW(variant("llama2_mha", {{"rope_parameters", {{"rope_type", "dynamic"}, {"factor", 2.0}}}}), Error);
+  EXPECT_THROW(variant("llama2_mha", {{"rope_parameters", {{"rope_type", "llama3"}}}}), Error);
+}
+
 // --- bad model directories -----------------------------------------------------------------------------------------------
 
 class BadModelDirectory : public testing::Test {
