@@ -17,6 +17,9 @@
 #include "core/kernels/table.h"
 
 namespace kvreplay::kernels {
+
+extern const KernelTable wide_kernels;  // wide_kernels.cpp
+
 namespace {
 
 constexpr unsigned seed = 20240611;
@@ -24,7 +27,7 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float guard = 12345.0F;  // written around outputs; must survive
 
 std::vector<const KernelTable*> supported() {
-  std::vector<const KernelTable*> tables = {&baseline_kernels};
+  std::vector<const KernelTable*> tables = {&baseline_kernels, &wide_kernels};
 #if defined(__x86_64__)
   const std::string best = active_kernels().name;
   if (best != "baseline") tables.push_back(&avx2_kernels);
