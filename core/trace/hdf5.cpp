@@ -2,17 +2,19 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <mutex>
 
 #include "core/base/error.h"
 
 namespace kvreplay::hdf5 {
 namespace {
 
-std::recursive_mutex& global_mutex() {
-  static std::recursive_mutex mutex;
+// A plain mutex and a count rather than a recursive mutex, which remembers its owner: a forked child is another owner.
+std::mutex& global_mutex() {
+  static std::mutex mutex;
   return mutex;
 }
-
+thread_local int guards = 0;
 thread_local bool silenced = false;
 
 herr_t keep_description(unsigned, const H5E_error2_t* entry, void* target) {
@@ -45,9 +47,14 @@ Space list_space(std::size_t count) {
 // exits. Nothing needs that clean-up: every handle here closes itself.
 const bool without_exit_handler = H5dont_atexit() >= 0;
 
-Guard::Guard() : lock_(global_mutex()) {
+Guard::Guard() {
+  if (guards++ == 0) global_mutex().lock();
   if (!silenced) H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   silenced = true;
+}
+
+Guard::~Guard() {
+  if (--guards == 0) global_mutex().unlock();
 }
 
 std::string reason() {

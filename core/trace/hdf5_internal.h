@@ -4,7 +4,6 @@
 
 #include <hdf5.h>
 
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -45,15 +44,15 @@ using Type = Id<H5Tclose>;
 using Space = Id<H5Sclose>;
 using Properties = Id<H5Pclose>;
 
-// Held by every function that calls HDF5. HDF5 has one global lock anyway; ours, unlike its own, can be held while a
-// child process is forked, so that the child never inherits a lock that nobody will release. It also keeps HDF5 from
-// printing its error stack (a setting that each thread has of its own).
+// Held by every function that calls HDF5; may be held several times over. HDF5 has one global lock anyway; ours, unlike
+// its own, can be held while a child process is forked, so that the child never inherits a lock that nobody will release.
+// It also keeps HDF5 from printing its error stack (a setting that each thread has of its own).
 class Guard {
  public:
   Guard();
-
- private:
-  std::unique_lock<std::recursive_mutex> lock_;
+  ~Guard();
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
 };
 
 // What HDF5 says went wrong, innermost reason, as one phrase. Empties the error stack.

@@ -39,8 +39,6 @@ void Source::read_into(const std::string& node, std::span<const std::int64_t> st
   });
 }
 
-std::unique_ptr<Source> open_source(const std::string& path, Trust) { return open_direct_source(path); }
-
 std::string place(const Source& source, const std::string& node) { return source.path() + ":" + node; }
 
 }  // namespace kvreplay
