@@ -8,7 +8,7 @@
 namespace kvreplay::sandbox {
 namespace {
 
-constexpr int cpu_seconds_per_request = 15;  // and again for every piece
+constexpr int cpu_seconds_per_request = 5;  // and again for every piece
 
 struct ParentGone {};
 struct Stopped {};
