@@ -33,10 +33,12 @@ Matrix square_factor(const Matrix& gram) {
 // in float64.
 void add_to_gram(TensorView<const float, 2> panel, std::int64_t head, Matrix& gram) {
   const std::int64_t d = gram.rows(), rows = panel.dim(0), stride = panel.dim(1);
-  Tensor<float, 2> transposed({d, rows}), product({d, d});
+  // A row length that is no power of two: columns of the transposed panel then do not share cache sets.
+  const std::int64_t length = rows + 16;
+  Tensor<float, 2> transposed({d, length}), product({d, d});
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t i = 0; i < d; ++i) transposed(i, r) = panel.data()[r * stride + head * d + i];
-  kernels::gemm_nt(d, d, rows, 1.0F, transposed.data(), rows, transposed.data(), rows, product.data(), d);
+  kernels::gemm_nt(d, d, rows, 1.0F, transposed.data(), length, transposed.data(), length, product.data(), d);
   for (std::int64_t i = 0; i < d * d; ++i) gram.data()[i] += product.data()[i];
 }
 

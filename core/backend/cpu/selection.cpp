@@ -1,7 +1,7 @@
 // Exact, tie-stable selection. Scores become integers that sort the same way, with the position in the low bits, so that
 // a plain integer selection settles ties.
 #include <algorithm>
-#include <numeric>
+#include <array>
 
 #include "core/backend/cpu/cpu_backend.h"
 #include "core/base/parallel.h"
@@ -15,6 +15,28 @@ std::uint64_t kth_largest(std::vector<std::uint64_t>& keys, std::int64_t count) 
   std::nth_element(keys.begin(), at, keys.end(), std::greater<>());
   return *at;
 }
+
+// The count-th largest of `keys`, by the histogram of their upper bits: only the keys of one bin are compared.
+class KeySelector {
+ public:
+  std::uint32_t kth_largest(const std::vector<std::uint32_t>& keys, std::int64_t count) {
+    histogram_.fill(0);
+    for (const std::uint32_t key : keys) ++histogram_[key >> shift];
+    std::size_t bin = histogram_.size() - 1;
+    while (histogram_[bin] < count) count -= histogram_[bin--];
+    inside_.clear();
+    for (const std::uint32_t key : keys)
+      if (key >> shift == bin) inside_.push_back(key);
+    const auto at = inside_.begin() + (count - 1);
+    std::nth_element(inside_.begin(), at, inside_.end(), std::greater<>());
+    return *at;
+  }
+
+ private:
+  static constexpr int shift = 19;
+  std::array<std::int64_t, std::size_t{1} << (32 - shift)> histogram_{};  // sign, exponent and 4 bits of the mantissa
+  std::vector<std::uint32_t> inside_;
+};
 
 }  // namespace
 
@@ -47,24 +69,23 @@ std::vector<std::vector<double>> CpuBackend::mean_top_column(const Array& rows, 
   std::vector<std::vector<double>> mean(static_cast<std::size_t>(heads),
                                         std::vector<double>(static_cast<std::size_t>(w), 0.0));
   if (count <= 0) return mean;
-  parallel_for(heads * w, 1, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(heads * w, 8, [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint32_t> keys(static_cast<std::size_t>(n));
+    KeySelector selector;
     for (std::int64_t r = begin; r < end; ++r) {
       const float* row = host_data(rows) + r * n;
       std::transform(row, row + n, keys.begin(), order_key);
-      const auto at = keys.begin() + (count - 1);
-      std::nth_element(keys.begin(), at, keys.end(), std::greater<>());
-      const std::uint32_t threshold = *at;
+      const std::uint32_t threshold = selector.kth_largest(keys, count);
       std::int64_t above = 0, total = 0;
-      for (std::int64_t i = 0; i < n; ++i)
-        if (order_key(row[i]) > threshold) {
-          ++above;
-          total += i;
-        }
+      for (std::int64_t i = 0; i < n; ++i) {
+        const bool larger = keys[static_cast<std::size_t>(i)] > threshold;
+        above += larger ? 1 : 0;
+        total += larger ? i : 0;
+      }
       std::int64_t left = count - above;  // taken from those that equal the threshold
       const std::int64_t step = ties == Ties::lowest ? 1 : -1;
       for (std::int64_t i = ties == Ties::lowest ? 0 : n - 1; left > 0; i += step)
-        if (order_key(row[i]) == threshold) {
+        if (keys[static_cast<std::size_t>(i)] == threshold) {
           total += i;
           --left;
         }
