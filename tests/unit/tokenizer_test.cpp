@@ -334,6 +334,44 @@ INSTANTIATE_TEST_SUITE_P(
         BadFile{"tokenizer.model", "YQ== 0\nYg== x\n", {"line 2"}},
         BadFile{"tokenizer.model", "YQ== 0\n!!! 1\n", {"line 2", "base64"}}));
 
+// Whatever a file says, it is read or refused. (The library's own errors are the only ones that may come out.)
+TEST(TokenizerDamage, IsReadOrRefused) {
+  constexpr std::uint64_t seed = 4711;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  const std::vector<std::string> originals = {byte_level_json(some_merges, {"<s>", "</s>"}).dump(),
+                                              character_json({"▁", "a", "b"}, {"▁ a", "a b"}).dump(),
+                                              "YQ== 0\nYg== 1\nYWI= 2\nIA== 3\nYmI= 4\n"};
+  constexpr std::string_view marks = "0123456789-[]{}\",:\\eEnu<>";
+  int read = 0, refused = 0;
+  for (int round = 0; round < 500; ++round) {
+    const std::size_t which = random() % originals.size();
+    std::string damaged = originals[which];
+    for (std::uint64_t k = random() % 2; k < 2; ++k) {
+      // Half of the damage is done behind the long vocabulary, where the pipeline is described.
+      const std::size_t from = random() % 2 == 0 && damaged.size() > 2000 ? damaged.size() - 1200 : 0;
+      const std::size_t at = from + random() % (damaged.size() - from);
+      switch (random() % 4) {
+        case 0: damaged[at] = static_cast<char>(random()); break;
+        case 1: damaged.erase(at, random() % 12); break;
+        case 2: damaged.insert(at, 1, marks[random() % marks.size()]); break;
+        default: damaged[at] = marks[random() % marks.size()];
+      }
+    }
+    const TemporaryDirectory directory;
+    const std::string path = directory.write(which == 2 ? "tokenizer.model" : "tokenizer.json", damaged);
+    try {
+      const auto tokenizer = Tokenizer::load(path);
+      tokenizer->decode(tokenizer->encode("a ab\n\xFFé😀<s>", true, SpecialTokens::parsed));
+      ++read;
+    } catch (const Error&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(read, 20);
+  EXPECT_GT(refused, 20);
+}
+
 TEST(TokenizerErrorsOfFolders, SayWhatIsMissing) {
   const TemporaryDirectory directory;
   EXPECT_THROW(Tokenizer::load(directory.path()), Error);
