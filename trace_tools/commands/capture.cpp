@@ -224,8 +224,9 @@ class CaptureCommand final : public Command {
     const auto text = [&](const char* key) { return call.values[key].as<std::string>(); };
     CaptureRequest request;
     request.generate = call.values["generate"].as<std::int64_t>();
-    if (request.generate < 0 || request.generate > std::numeric_limits<std::int32_t>::max())
-      throw Error("--generate", "must be 0 or more");
+    constexpr std::int64_t most = 1 << 24;
+    if (request.generate < 0 || request.generate > most)
+      throw Error("--generate", "must be from 0 to " + std::to_string(most));
     request.queries = PositionSelection::parse("--queries", text("queries"), false);
     request.attention = PositionSelection::parse("--attention", text("attention"), true);
     request.dtype = parse_dtype(text("dtype"));
