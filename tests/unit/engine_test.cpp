@@ -480,5 +480,40 @@ TEST_F(BadModelDirectory, WhoseIndexLeadsElsewhereIsRefused) {
   expect_error({"part.safetensors"});
 }
 
+// Nothing but an Error may come of a file with a few bytes changed; what still loads must compute without a crash.
+TEST_F(BadModelDirectory, WithRandomDamageIsRefusedOrRead) {
+  constexpr unsigned seed = 91;
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  int refused = 0, read = 0;
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    const std::string whole = contents(fixtures() + "/llama2_mha/" + name);
+    const std::size_t interesting = std::min<std::size_t>(whole.size(), 2500);  // the header of the weights
+    for (int round = 0; round < 150; ++round) {
+      std::string damaged = whole;
+      for (unsigned changes = 1 + random() % 3; changes > 0; --changes) {
+        const std::size_t at = random() % interesting;
+        damaged[at] = random() % 2 == 0 ? static_cast<char>(random()) : "0123456789-,:[]{}\"e."[random() % 20];
+      }
+      write(path(name), damaged);
+      try {
+        const Engine engine = Engine::load(directory_.string());
+        Sequence sequence = engine.start(3);
+        EngineObserver none;
+        Job job;
+        const std::vector<std::int32_t> ids = {1, 2, 3};
+        engine.read(sequence, ids, none, job);
+        ++read;
+      } catch (const Error& error) {
+        EXPECT_EQ(std::string(error.what()).find_first_of("\n\r\x1b"), std::string::npos);
+        ++refused;
+      }
+    }
+    write(path(name), whole);
+  }
+  EXPECT_GT(refused, 100);
+  EXPECT_GT(read, 10);
+}
+
 }  // namespace
 }  // namespace kvreplay
