@@ -274,23 +274,28 @@ std::vector<float> reduce_matrix(const std::vector<float>& values, std::int64_t 
 
 Table HeatMap::data() const {
   Table table;
-  const bool titled = panels.size() > 1 || (!panels.empty() && !panels[0].title.empty());
-  if (titled) table.columns.emplace_back("panel");
-  table.columns.push_back(row_label.empty() ? "row" : row_label);
+  const auto value = [&](const Panel& panel, std::int64_t row, std::int64_t column) {
+    return format_number(panel.values[static_cast<std::size_t>(row * columns + column)]);
+  };
   table.columns.push_back(column_label.empty() ? "column" : column_label);
-  table.columns.push_back(value_label.empty() ? "value" : value_label);
-  for (const auto& panel : panels) {
-    for (std::int64_t row = 0; row < rows; ++row) {
-      for (std::int64_t column = 0; column < columns; ++column) {
-        std::vector<std::string> fields;
-        if (titled) fields.push_back(panel.title);
-        fields.push_back(row_names.empty() ? std::to_string(row) : row_names[static_cast<std::size_t>(row)]);
-        fields.push_back(std::to_string(column));
-        fields.push_back(format_number(panel.values[static_cast<std::size_t>(row * columns + column)]));
-        table.rows.push_back(std::move(fields));
-      }
+  if (panels.size() == 1 && !row_names.empty()) {
+    // Named rows are series: one column each.
+    table.columns.insert(table.columns.end(), row_names.begin(), row_names.end());
+    for (std::int64_t column = 0; column < columns; ++column) {
+      std::vector<std::string> fields = {std::to_string(column)};
+      for (std::int64_t row = 0; row < rows; ++row) fields.push_back(value(panels[0], row, column));
+      table.rows.push_back(std::move(fields));
     }
+    return table;
   }
+  table.columns.insert(table.columns.begin(), {"panel", row_label.empty() ? "row" : row_label});
+  table.columns.push_back(value_label.empty() ? "value" : value_label);
+  for (const auto& panel : panels)
+    for (std::int64_t row = 0; row < rows; ++row)
+      for (std::int64_t column = 0; column < columns; ++column)
+        table.rows.push_back({panel.title,
+                              row_names.empty() ? std::to_string(row) : row_names[static_cast<std::size_t>(row)],
+                              std::to_string(column), value(panel, row, column)});
   return table;
 }
 

@@ -73,12 +73,12 @@ std::string to_svg(const Figure& figure, const Style& style, QSizeF size, bool h
   return tidy_svg(buffer.data().toStdString(), size);
 }
 
-// Overwrites what follows `key` up to `end` with zeros and keeps the length, so that the offsets within the file hold.
-void blank_after(std::string& bytes, const std::string& key, char end) {
+// Writes one and the same date over the one that follows `key`. The length stays, and with it every offset in the file.
+void fix_date(std::string& bytes, const std::string& key) {
+  static const std::string date = "20000101000000";
   for (std::size_t at = 0; (at = bytes.find(key, at)) != std::string::npos;) {
     at += key.size();
-    for (; at < bytes.size() && bytes[at] != end; ++at)
-      if (std::isxdigit(static_cast<unsigned char>(bytes[at])) != 0) bytes[at] = '0';
+    if (at + date.size() <= bytes.size()) bytes.replace(at, date.size(), date);
   }
 }
 
@@ -112,8 +112,8 @@ std::string to_pdf(const Figure& figure, const Style& style, QSizeF size, bool h
     paint_figure(painter, QRectF(QPointF(0, 0), size), figure, style, heading);
   }
   std::string pdf = buffer.data().toStdString();
-  blank_after(pdf, "/CreationDate (D:", ')');
-  blank_after(pdf, "/ModDate (D:", ')');
+  fix_date(pdf, "/CreationDate (D:");
+  fix_date(pdf, "/ModDate (D:");
   return pdf;
 }
 

@@ -207,12 +207,12 @@ TEST(Figure, SameInputGivesSameBytesInEveryFormat) {
   }
 }
 
-TEST(Figure, PdfHasNoDate) {
+TEST(Figure, PdfHasTheSameDateAlways) {
   const std::string pdf = render_figure(layer_chart(), Format::pdf);
   EXPECT_EQ(pdf.rfind("%PDF-", 0), 0U);
   const auto at = pdf.find("/CreationDate (D:");
   if (at != std::string::npos) {
-    EXPECT_EQ(pdf.substr(at + 17, 14), "00000000000000");
+    EXPECT_EQ(pdf.substr(at + 17, 14), "20000101000000");
   }
 }
 
@@ -264,6 +264,8 @@ TEST(Figure, DataTableHasARowForEveryPoint) {
   EXPECT_EQ(head_map().data().rows.size(), 6U * 64U);
   EXPECT_EQ(strip().data().rows.size(), 27U);
   EXPECT_EQ(head_map().data().csv().substr(0, 27), "panel,layer,query head,shar");
+  EXPECT_EQ(position_map().data().rows.size(), 4096U);  // named rows are columns of their own
+  EXPECT_EQ(position_map().data().columns[2], "snapkv");
 }
 
 TEST(FigureAxis, LinearTicksAreNiceAndInside) {

@@ -178,9 +178,9 @@ std::string region_table_html(const ReportSources& sources, const BudgetGroup& g
          groups + "</tr>\n" + titles + "</tr></thead>\n<tbody>" + rows + "</tbody></table></div>\n";
 }
 
+#if KVREPLAY_WITH_FIGURES
 std::string file_name_of(const std::string& id) { return "kvreplay-" + id; }
 
-#if KVREPLAY_WITH_FIGURES
 // A picture for every combination of narrow or wide and light or dark; the browser takes one.
 std::string figure_html(const ReportFigure& one) {
   using figure::Format;
@@ -195,10 +195,13 @@ std::string figure_html(const ReportFigure& one) {
   html += "<source media=\"" + dark + "\" srcset=\"" + picture(true, wide) + "\">\n";
   html += "<img src=\"" + picture(false, wide) + "\" alt=\"" + html_text(one.figure->title + ". " + one.figure->subtitle) +
           "\">\n</picture>\n<figcaption>" + html_text(one.help);
+  static constexpr std::size_t data_limit = 1U << 20U;  // a page is to stay one that a phone opens
+  const std::string csv = one.figure->data().csv();
+  html += " <span class=\"downloads\">";
+  if (csv.size() <= data_limit)
+    html += "<a download=\"" + file_name_of(one.id) + ".csv\" href=\"" + data_uri("text/csv", csv) + "\">Data (CSV)</a> · ";
   html +=
-      " <span class=\"downloads\"><a download=\"" + file_name_of(one.id) + ".csv\" href=\"" +
-      data_uri("text/csv", one.figure->data().csv()) + "\">Data (CSV)</a> · <a download=\"" + file_name_of(one.id) +
-      ".pdf\" href=\"" +
+      "<a download=\"" + file_name_of(one.id) + ".pdf\" href=\"" +
       data_uri("application/pdf", figure::render_figure(*one.figure, Format::pdf,
                                                         {.medium = figure::Medium::print, .width = figure::page_width})) +
       "\">PDF</a></span></figcaption></figure>\n";
