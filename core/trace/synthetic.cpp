@@ -16,6 +16,8 @@
 namespace kvreplay {
 namespace {
 
+using OutputProjection = SyntheticParameters::OutputProjection;
+
 constexpr std::int64_t block_tokens = 256;  // the writer's chunk: a block goes to the file without waiting for more
 
 std::int64_t first_query(const SyntheticParameters& p) {
@@ -108,6 +110,30 @@ Tensor<float, 3> make_output_projection(const SyntheticModel& model, int layer) 
   return matrix;
 }
 
+// (W_o[:, h])^T W_o[:, h] of each head, from the values of W_o as they would be stored: [Hq, d, d].
+Tensor<float, 3> make_output_gram(const SyntheticModel& model, int layer) {
+  const SyntheticParameters& p = model.parameters();
+  const std::int64_t d = p.head_dim, columns = p.query_heads * d, hidden = hidden_size(p);
+  Tensor<float, 3> gram({p.query_heads, d, d}, 0);
+  Tensor<float, 2> block({std::min<std::int64_t>(hidden, 256), columns});
+  for (std::int64_t first = 0; first < hidden; first += block.dim(0)) {
+    const std::int64_t count = std::min(block.dim(0), hidden - first);
+    parallel_for(count, 16, [&](std::int64_t begin, std::int64_t end) {
+      float* rows = block.data() + begin * columns;
+      model.output_projection(layer, first + begin, {rows, {end - begin, columns}});
+      round_to(p.type, rows, (end - begin) * columns);
+    });
+    parallel_for(p.query_heads, 1, [&](std::int64_t head, std::int64_t) {
+      Tensor<float, 2> transposed({d, count});
+      for (std::int64_t i = 0; i < d; ++i)
+        for (std::int64_t c = 0; c < count; ++c) transposed(i, c) = block(c, head * d + i);
+      const float* a = transposed.data();
+      kernels::gemm_nt(d, d, count, 1, a, count, a, count, gram[head].data(), d, true);
+    });
+  }
+  return gram;
+}
+
 struct Statistics {
   Tensor<float, 3> log_sum_exp;  // [1, Hq, Tq]
   Tensor<float, 3> column_sum;   // [1, Hq, T]
@@ -181,7 +207,8 @@ TraceLayout layout_of(const SyntheticModel& model) {
   layout.prompt_length = p.prompt;
   for (std::int64_t t = first_query(p); t < model.tokens(); ++t) layout.query_positions.push_back(static_cast<int>(t));
   layout.tensor_type = p.type;
-  layout.output_projection = p.output_projection;
+  layout.output_projection = p.output_projection == OutputProjection::full;
+  layout.output_gram = p.output_projection == OutputProjection::gram;
   layout.log_sum_exp = layout.attention_column_sum = layout.head_output = p.attention_statistics;
   layout.nll = false;
   layout.text_bytes = 0;
@@ -246,12 +273,17 @@ void write_synthetic(const std::string& path, const SyntheticParameters& paramet
     job.advance_to(done += by);
   };
   job.begin("writing a synthetic trace",
-            blocks + (parameters.output_projection ? layers : 0) + (parameters.attention_statistics ? layers : 0), "blocks");
-  if (parameters.output_projection)
-    for (int layer = 0; layer < parameters.layers; ++layer) {
+            blocks + (parameters.output_projection != OutputProjection::none ? layers : 0) +
+                (parameters.attention_statistics ? layers : 0),
+            "blocks");
+  for (int layer = 0; layer < parameters.layers && parameters.output_projection != OutputProjection::none; ++layer) {
+    if (parameters.output_projection == OutputProjection::full) {
       writer.write_whole(layer, LayerDataset::output_projection, make_output_projection(model, layer));
-      advance(1);
+    } else {
+      writer.write_whole(layer, LayerDataset::output_gram, make_output_gram(model, layer));
     }
+    advance(1);
+  }
   for (std::int64_t first = 0; first < tokens; first += block_tokens) {
     const std::int64_t count = std::min(block_tokens, tokens - first);
     std::vector<std::int32_t> ids;
@@ -307,7 +339,9 @@ std::unique_ptr<Trace> make_synthetic(const SyntheticParameters& parameters) {
     contents.tensors[{layer, LayerDataset::key}] = std::move(rows.key);
     contents.tensors[{layer, LayerDataset::value}] = std::move(rows.value);
     contents.tensors[{layer, LayerDataset::query}] = std::move(rows.query);
-    if (!parameters.output_projection) continue;
+    if (parameters.output_projection == OutputProjection::gram)
+      contents.tensors[{layer, LayerDataset::output_gram}] = make_output_gram(model, layer);
+    if (parameters.output_projection != OutputProjection::full) continue;
     Tensor<float, 3> projection = make_output_projection(model, layer);
     round_to(parameters.type, projection.data(), projection.size());
     contents.tensors[{layer, LayerDataset::output_projection}] = std::move(projection);

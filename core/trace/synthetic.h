@@ -62,7 +62,10 @@ struct SyntheticParameters {
   int copy_groups = 4;         // groups of near copies
   int copies = 4;              // tokens in each group
 
-  bool output_projection = true;  // W_o: normal with variance 1 / (query_heads * head_dim)
+  // W_o, whole or as the Gram matrix of each head's block, which is enough for reconstruction scores. Its elements are
+  // normal with variance 1 / (query_heads * head_dim).
+  enum class OutputProjection : std::uint8_t { full, gram, none };
+  OutputProjection output_projection = OutputProjection::full;
   // log_sum_exp, attention_column_sum and head_output, computed from the stored values: Hq * T * T * d operations a layer.
   bool attention_statistics = false;
 };

@@ -79,6 +79,8 @@ class Builder {
     tensor(layer, LayerDataset::query, Axes::outer_rows_inner, layout_.tensor_type, {hq, queries, d});
     if (layout_.output_projection)
       tensor(layer, LayerDataset::output_projection, Axes::rows_inner, layout_.tensor_type, {1, m.hidden_size, hq * d});
+    if (layout_.output_gram)
+      tensor(layer, LayerDataset::output_gram, Axes::outer_rows_inner, ElementType::float32, {hq, d, d});
     if (!layout_.attention_positions.empty()) {
       auto& attention = tensor(layer, LayerDataset::attention, Axes::outer_rows_inner, layout_.attention_type,
                                {hq, static_cast<std::int64_t>(layout_.attention_positions.size()), layout_.tokens});

@@ -33,7 +33,7 @@ struct ChunkedDataset {
   std::int64_t row_chunks() const { return (rows + rows_chunk - 1) / rows_chunk; }
   std::int64_t chunks() const { return outer_chunks() * row_chunks(); }
   // Written in one go (output_projection, attention_column_sum), not row by row.
-  bool whole() const { return axes == Axes::rows_inner; }
+  bool whole() const { return axes == Axes::rows_inner || which == LayerDataset::output_gram; }
   // The axis of shape() that `rows` is.
   std::size_t row_axis() const { return axes == Axes::outer_rows_inner || axes == Axes::outer_rows ? 1 : 0; }
   std::vector<std::int64_t> shape() const;

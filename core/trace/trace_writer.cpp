@@ -174,12 +174,13 @@ void TraceWriter::write_whole(int layer, LayerDataset which, TensorView<const fl
   State& s = *state_;
   OpenDataset& d = s.find(layer, which);
   const ChunkedDataset& shape = d.shape;
-  if (shape.axes != ChunkedDataset::Axes::rows_inner) throw Error(s.where(d), "is appended row by row, not written whole");
-  if (values.dim(0) != 1 || values.dim(1) != shape.rows || values.dim(2) != shape.inner)
+  if (!shape.whole()) throw Error(s.where(d), "is appended row by row, not written whole");
+  if (values.dim(0) != shape.outer || values.dim(1) != shape.rows || values.dim(2) != shape.inner)
     throw Error(s.where(d), "was given a shape that the layout does not have");
   if (d.appended == shape.rows) return;  // a capture that went on after a cut
-  s.append_rows(d, shape.rows, [&](std::int64_t, std::int64_t from, std::int64_t n, std::byte* target) {
-    from_float32(shape.type, values.data() + from * shape.inner, target, static_cast<std::size_t>(n * shape.inner));
+  s.append_rows(d, shape.rows, [&](std::int64_t outer, std::int64_t from, std::int64_t n, std::byte* target) {
+    const float* source = values.data() + (outer * shape.rows + from) * shape.inner;
+    from_float32(shape.type, source, target, static_cast<std::size_t>(n * shape.inner));
   });
 }
 

@@ -30,6 +30,7 @@ struct TraceLayout {
   ElementType attention_type = ElementType::float16;  // attention
   ElementType head_output_type = ElementType::float32;
   bool output_projection = true;
+  bool output_gram = false;  // float32; for those who need no more of W_o than its Gram matrices
   bool log_sum_exp = true;
   bool attention_column_sum = true;
   bool head_output = true;
@@ -63,7 +64,8 @@ class TraceWriter {
   // Rows that follow those already appended to this dataset: [heads, n, columns] of key, value, query, head_output,
   // attention; for log_sum_exp [1, heads, n]. The writer gathers them into whole chunks.
   void append(int layer, LayerDataset which, TensorView<const float, 3> rows);
-  // Written whole, once: output_projection [1, C, Hq * d]; attention_column_sum [1, Hq, T] at the end of the prompt.
+  // Written whole, once: output_projection [1, C, Hq * d]; output_gram [Hq, d, d]; attention_column_sum [1, Hq, T] at the
+  // end of the prompt.
   void write_whole(int layer, LayerDataset which, TensorView<const float, 3> values);
   // All datasets hold everything of the first `tokens` tokens; flushed in the order that survives kill -9.
   void commit(std::int64_t tokens);

@@ -14,13 +14,9 @@
 namespace kvreplay {
 namespace {
 
-constexpr std::array<LayerDataset, 7> all_datasets = {LayerDataset::key,
-                                                      LayerDataset::value,
-                                                      LayerDataset::query,
-                                                      LayerDataset::output_projection,
-                                                      LayerDataset::log_sum_exp,
-                                                      LayerDataset::head_output,
-                                                      LayerDataset::attention_column_sum};
+constexpr std::array<LayerDataset, 8> all_datasets = {
+    LayerDataset::key,         LayerDataset::value,       LayerDataset::query,       LayerDataset::output_projection,
+    LayerDataset::output_gram, LayerDataset::log_sum_exp, LayerDataset::head_output, LayerDataset::attention_column_sum};
 
 SyntheticParameters small() {
   SyntheticParameters p;
@@ -42,7 +38,7 @@ SyntheticParameters large() {
   p.prompt = 4096;
   p.decode = 32;
   p.query_window = 32;
-  p.output_projection = false;
+  p.output_projection = SyntheticParameters::OutputProjection::none;
   return p;
 }
 
@@ -124,6 +120,30 @@ TEST(SyntheticTraces, AreTheSameInFileAndMemoryAndOnAnyNumberOfThreads) {
     EXPECT_EQ(one->query_positions().size(), 60U);
     EXPECT_TRUE(one->complete());
   }
+}
+
+// A sum of 256 products of numbers around 0.1 in float32: 256 times 2^-24 times 0.01, and less.
+TEST(SyntheticTraces, HaveTheGramMatricesOfTheProjectionThatTheyWouldHave) {
+  const TemporaryDirectory directory;
+  SyntheticParameters p = small();
+  p.hidden_size = 300;
+  const auto projection = make_synthetic(p)->read(1, LayerDataset::output_projection);
+  p.output_projection = SyntheticParameters::OutputProjection::gram;
+  Job job;
+  write_synthetic(directory.path() + "/t.h5", p, job);
+  const auto trace = open_trace(directory.path() + "/t.h5");
+  expect_same(*trace, *make_synthetic(p));
+  EXPECT_FALSE(trace->has(1, LayerDataset::output_projection));
+  const auto gram = trace->read(1, LayerDataset::output_gram);
+  ASSERT_EQ(gram.shape(), (std::array<std::int64_t, 3>{4, 32, 32}));
+  for (std::int64_t head = 0; head < 4; ++head)
+    for (std::int64_t i = 0; i < 32; ++i)
+      for (std::int64_t j = 0; j < 32; ++j) {
+        double sum = 0;
+        for (std::int64_t c = 0; c < 300; ++c)
+          sum += static_cast<double>(projection(0, c, head * 32 + i)) * static_cast<double>(projection(0, c, head * 32 + j));
+        EXPECT_NEAR(static_cast<double>(gram(head, i, j)), sum, 1e-5);
+      }
 }
 
 TEST(SyntheticTraces, DifferWithTheSeed) {
@@ -269,7 +289,7 @@ TEST(SyntheticTraces, HaveWhatWasAskedForOnly) {
   p.copy_groups = 0;
   p.sinks = 0;
   p.heavy_share = 0;
-  p.output_projection = false;
+  p.output_projection = SyntheticParameters::OutputProjection::none;
   p.decode = 0;
   const auto trace = make_synthetic(p);
   EXPECT_TRUE(trace->spans().empty());

@@ -16,6 +16,14 @@ ElementType parse_type(const std::string& text) {
   throw Error("--dtype", "\"" + text + "\" is no element type", "give f16, f32 or bf16");
 }
 
+SyntheticParameters::OutputProjection parse_projection(const std::string& text) {
+  using OutputProjection = SyntheticParameters::OutputProjection;
+  if (text == "full") return OutputProjection::full;
+  if (text == "gram") return OutputProjection::gram;
+  if (text == "none") return OutputProjection::none;
+  throw Error("--output-projection", "\"" + text + "\" is no form of W_o", "give full, gram or none");
+}
+
 std::optional<std::int64_t> parse_queries(const std::string& text) {
   if (text == "all") return std::nullopt;
   if (text.starts_with("window:")) {
@@ -50,7 +58,7 @@ class SynthCommand final : public Command {
            "  kvreplay synth --out drift.h5 --decode 512 --drift 12 --focus-mass 0.4\n"
            "      the focus moves on while generating, so that what the prompt's end pointed at goes stale\n"
            "  kvreplay synth --out large.h5 --layers 32 --query-heads 32 --kv-heads 8 --head-dim 128 --prompt 131072 \\\n"
-           "                 --queries window:512 --output-projection none\n"
+           "                 --queries window:512 --output-projection gram\n"
            "      the size of an 8-billion model's cache at 128k tokens: 18 GB, written with 200 MB of memory\n"
            "\n"
            "The size is told before the first byte is written (--dry-run: told alone). Query positions are `all`, or "
@@ -87,7 +95,7 @@ class SynthCommand final : public Command {
         ("decode", integer(p.decode, "S"), "generated tokens")                                                   //
         ("queries", text("all", "WHICH"), "recorded queries: all, or window:W")                                  //
         ("dtype", text("f16", "TYPE"), "f16, f32 or bf16")                                                       //
-        ("output-projection", text("full", "FORM"), "full, or none: no reconstruction scores")                   //
+        ("output-projection", text("full", "FORM"), "full, gram (enough for reconstruction scores), none")       //
         ("attention-statistics", "compute log_sum_exp, column sums and head outputs: time grows with T * T")     //
         ("sinks", integer(p.sinks, "N"), "first tokens that are sinks")                                          //
         ("sink-mass", real(p.sink_mass, "X"), "share of the attention that sinks draw")                          //
@@ -175,10 +183,7 @@ class SynthCommand final : public Command {
     p.question = integer("question");
     p.copy_groups = small("copy-groups");
     p.copies = small("copies");
-    const std::string projection = values["output-projection"].as<std::string>();
-    if (projection != "full" && projection != "none")
-      throw Error("--output-projection", "\"" + projection + "\" is no form of W_o", "give full or none");
-    p.output_projection = projection == "full";
+    p.output_projection = parse_projection(values["output-projection"].as<std::string>());
     p.attention_statistics = values.count("attention-statistics") != 0;
     return p;
   }
