@@ -3,6 +3,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
 #include <array>
 #include <cctype>
 
@@ -31,6 +32,12 @@ std::string with_plain_white_space(std::string_view pattern) {
         out += c;
         out += escaped;
       }
+      continue;
+    }
+    if (in_class && pattern.substr(i).starts_with("[:")) {  // [[:alpha:]...]: its ] ends nothing
+      const std::size_t end = std::min(pattern.find(":]", i), pattern.size() - 2) + 2;
+      out += pattern.substr(i, end - i);
+      i = end - 1;
       continue;
     }
     if (c == '[') in_class = true;

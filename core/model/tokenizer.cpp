@@ -183,8 +183,11 @@ void Tokenizer::apply_settings(const TokenizerSettings& settings) {
   if (!settings.eos_name.empty())
     if (const auto id = token_id(settings.eos_name); id && std::find(eos_.begin(), eos_.end(), *id) == eos_.end())
       eos_.push_back(*id);
-  // Models that begin texts with a token say so; where nothing is said, a token of its own for that purpose is used.
-  adds_bos_ = bos_ && settings.adds_bos.value_or(std::find(eos_.begin(), eos_.end(), *bos_) == eos_.end());
+  // Models that begin texts with a token say so. Where nothing is said, one that is there for that purpose alone is used;
+  // Qwen's configurations name one that its tokenizer never uses.
+  const bool qwen = settings.model_type.starts_with("qwen") || settings.tokenizer_class.starts_with("Qwen");
+  const bool of_its_own = bos_ && std::find(eos_.begin(), eos_.end(), *bos_) == eos_.end();
+  adds_bos_ = bos_ && settings.adds_bos.value_or(of_its_own && !qwen);
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_bos, SpecialTokens special) const {

@@ -21,8 +21,8 @@
 // sink, heavy and needle are orthogonal unit vectors of one KV head, topics are unit vectors orthogonal to these; s, h, c, n
 // are strengths of the token, g_t is 1 from the question on. The amplitudes A (by KV head) and B (by query head) are solved
 // for the masses, which vary between heads. Masses hold at the end of the sequence and approximately: earlier queries see
-// fewer tokens, so sinks and neighbours take a larger share. Every number depends on seed, layer, head, position and
-// dimension alone: blocks and threads change nothing.
+// fewer tokens, so sinks and neighbours take a larger share. Every number depends on the parameters, the seed, layer, head,
+// position and dimension alone: blocks and threads change nothing (another vector width may change the last bit).
 #pragma once
 
 #include <cstdint>

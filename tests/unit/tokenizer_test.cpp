@@ -83,6 +83,20 @@ TEST(ByteLevelTokenizer, SplitsByExpressionWithEveryBehavior) {
   EXPECT_EQ(pieces("Contiguous", false), " x aa y- a");
 }
 
+// PCRE2's own \s would take U+180E, and a class inside a class has a ] that ends nothing.
+TEST(ByteLevelTokenizer, ReadsWhiteSpaceAsUnicodeDoes) {
+  json file = byte_level_json({}, {});
+  for (const char* expression : {"\\S+", "[^\\s]+", "[^[:digit:]\\s]+"}) {
+    file["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers",
+         {{{"type", "Split"}, {"pattern", {{"Regex", expression}}}, {"behavior", "Removed"}, {"invert", true}},
+          {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"use_regex", false}}}}};
+    const auto tokenizer = tokenizer_of(file);
+    EXPECT_EQ(pieces_joined(*tokenizer, tokenizer->encode("a\u180Eb\u3000c \u0085d", false)), " a\u180Eb c d") << expression;
+  }
+}
+
 TEST(ByteLevelTokenizer, TakesWholePiecesWhenMergesAreIgnored) {
   json file = byte_level_json({"b c", "a bc"}, {"<|end|>"});
   file["model"]["vocab"]["xyz"] = 300;
