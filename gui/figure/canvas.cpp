@@ -136,7 +136,7 @@ double text_width(const std::string& text, const QFont& font) {
 }
 
 std::string elided(const std::string& text, const QFont& font, double width) {
-  return QFontMetricsF(font).elidedText(to_qstring(text), Qt::ElideRight, width).toStdString();
+  return QFontMetricsF(font).elidedText(to_qstring(text), Qt::ElideMiddle, width).toStdString();
 }
 
 double line_height(const QFont& font) { return std::ceil(font.pixelSize() * 1.35); }

@@ -48,7 +48,7 @@ struct Canvas {
 
 // Of one line, without painting.
 double text_width(const std::string& text, const QFont& font);
-// Cut to `width` with an ellipsis where it is wider.
+// Its middle cut out where it is wider: the ends tell long names apart.
 std::string elided(const std::string& text, const QFont& font, double width);
 double line_height(const QFont& font);
 double ascent(const QFont& font);

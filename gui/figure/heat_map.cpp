@@ -76,12 +76,13 @@ class HeatMapRenderer final : public Renderer {
  private:
   static double gap(const Style& style) { return style.space * 1.75; }
 
-  static double names_width(const HeatMap& map, const Style& style) {
+  // At most two fifths of the width: a longer name is cut.
+  static double names_width(const HeatMap& map, const Style& style, double width) {
     const QFont font = style.font(style.tick_size);
     double widest = text_width(std::to_string(std::max<std::int64_t>(0, map.rows - 1)), font);
     if (titled(map)) widest = std::max(widest, text_width(map.row_label, font));
     for (const auto& name : map.row_names) widest = std::max(widest, text_width(name, font));
-    return widest + style.space * 0.75;
+    return std::min(widest + style.space * 0.75, width * 0.4);
   }
 
   static bool titled(const HeatMap& map) {
@@ -91,7 +92,7 @@ class HeatMapRenderer final : public Renderer {
   static Grid lay_out(const HeatMap& map, const Style& style, double width) {
     Grid grid;
     const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
-    grid.left = names_width(map, style);
+    grid.left = names_width(map, style, width);
     const double room = width - grid.left;
     const auto panels = std::max<int>(1, static_cast<int>(map.panels.size()));
     // As many side by side as leaves a map room for its title and its cells.
@@ -124,7 +125,7 @@ class HeatMapRenderer final : public Renderer {
   static void paint_key(const HeatMap& map, Canvas& canvas, const QRectF& area, const Scale& scale) {
     const Style& style = canvas.style;
     const QFont tick_font = style.font(style.tick_size), label_font = style.font(style.label_size);
-    const double left = area.left() + names_width(map, style);
+    const double left = area.left() + names_width(map, style, area.width());
     const double label_bottom =
         canvas.paragraph(left, area.top(), area.right() - left, map.value_label, label_font, style.ink);
     const double bar_top = label_bottom + style.space * 0.25;
@@ -204,8 +205,8 @@ class HeatMapRenderer final : public Renderer {
       for (std::int64_t row = 0; row < map.rows; row += every) {
         const std::string name = map.row_names.empty() ? std::to_string(row) : map.row_names[static_cast<std::size_t>(row)];
         canvas.text(cells.left() - style.space * 0.6,
-                    cells.top() + (static_cast<double>(row) + 0.5) * row_height + style.tick_size * 0.36, name, tick_font,
-                    style.muted, Align::right);
+                    cells.top() + (static_cast<double>(row) + 0.5) * row_height + style.tick_size * 0.36,
+                    elided(name, tick_font, grid.left), tick_font, style.muted, Align::right);
       }
       if (!map.row_label.empty() && titled(map))
         canvas.text(cells.left() - style.space * 0.6, place.top() + ascent(label_font), map.row_label, tick_font,

@@ -176,7 +176,7 @@ class LineChartRenderer final : public Renderer {
     const auto panels = std::max<int>(1, static_cast<int>(chart.panels.size()));
     grid.titled = !chart.panels.empty();
     grid.gap = style.space * 2;
-    const double narrowest = style.tick_size * 19.0;
+    const double narrowest = style.tick_size * 18.0;
     grid.columns = std::clamp(static_cast<int>((width + grid.gap) / (narrowest + grid.gap)), 1, panels);
     grid.rows = (panels + grid.columns - 1) / grid.columns;
     grid.columns = (panels + grid.rows - 1) / grid.rows;
@@ -426,7 +426,8 @@ class LineChartRenderer final : public Renderer {
       const QColor ink = color(all[i], style_number, style);
       canvas.line(x, middle, x + sample, middle, ink, style.line_width, pen_style(all[i], style_number));
       canvas.marker(all[i].reference ? 0 : style_number, x + sample / 2, middle, style.marker_size, ink, all[i].reference);
-      canvas.text(x + sample + style.space * 0.75, middle + style.label_size * 0.36, all[i].name, font, style.ink);
+      canvas.text(x + sample + style.space * 0.75, middle + style.label_size * 0.36,
+                  elided(all[i].name, font, area.right() - x - sample - style.space * 0.75), font, style.ink);
     }
   }
 };

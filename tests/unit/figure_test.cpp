@@ -76,6 +76,21 @@ LineChart layer_chart() {
   return chart;
 }
 
+LineChart panel_chart() {
+  LineChart chart = budget_chart();
+  chart.title = "The middle and the worst layers";
+  chart.subtitle = "Quantiles over layers, each a mean over steps";
+  for (auto& series : chart.series) series.low.clear(), series.high.clear();
+  chart.series[3].name = "compose:indicator=reconstruction,temporal=ema,alpha=0.3,pooling=avg,kernel=7,allocation=adaptive";
+  for (const char* title : {"median", "95th percentile", "99th percentile"}) {
+    chart.panels.push_back({title, chart.series});
+    for (auto& series : chart.panels.back().series)
+      for (auto& y : series.y) y *= static_cast<double>(chart.panels.size());
+  }
+  chart.series.clear();
+  return chart;
+}
+
 HeatMap head_map() {
   HeatMap map;
   map.title = "Evicted attention mass by head";
@@ -161,6 +176,8 @@ std::vector<Example> examples() {
   all.push_back({"line_chart_screen", own(budget_chart()), {}});
   all.push_back({"line_chart_narrow_dark", own(budget_chart()), {.dark = true, .width = 360}});
   all.push_back({"line_chart_print", own(layer_chart()), {.medium = Medium::print, .width = column_width}});
+  all.push_back({"line_chart_panels", own(panel_chart()), {}});
+  all.push_back({"line_chart_panels_narrow", own(panel_chart()), {.width = 360}});
   all.push_back({"heat_map_screen", own(head_map()), {}});
   all.push_back({"heat_map_print_dark", own(head_map()), {.medium = Medium::print, .dark = true, .width = page_width}});
   all.push_back({"heat_map_narrow", own(head_map()), {.width = 360}});
@@ -261,6 +278,7 @@ TEST(Figure, EmptyDataStillDraws) {
 
 TEST(Figure, DataTableHasARowForEveryPoint) {
   EXPECT_EQ(budget_chart().data().rows.size(), 40U);
+  EXPECT_EQ(panel_chart().data().rows.size(), 120U);
   EXPECT_EQ(head_map().data().rows.size(), 6U * 64U);
   EXPECT_EQ(strip().data().rows.size(), 27U);
   EXPECT_EQ(head_map().data().csv().substr(0, 27), "panel,layer,query head,shar");

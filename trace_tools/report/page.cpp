@@ -71,6 +71,7 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
 th { font-weight: 600; } thead th { color: var(--muted); border-bottom: 1px solid var(--line); vertical-align: bottom; }
 thead tr:first-child th { border-bottom: 0; padding-bottom: 0; }
+td.first { white-space: normal; overflow-wrap: anywhere; min-width: 7.5rem; max-width: 40vw; }
 th.first, td.first { text-align: left; position: sticky; left: 0; background: var(--page); }
 th.group { text-align: left; } th.start, td.start { border-left: 1px solid var(--line); }
 tbody th.section { text-align: left; background: var(--soft); border-top: 1px solid var(--line); position: sticky; left: 0; }
