@@ -107,6 +107,11 @@ class Backend {
   virtual Array reduce_rows(const Array& rows, const std::vector<double>& weights) = 0;
   // Over the G query heads of each KV head: [Hq, ...] to [Hk, ...].
   virtual Array reduce_group(const Array& scores, int group, Reduction how) = 0;
+  // Norms of the candidates' keys or values: [Hk, n].
+  virtual Array key_norms(const LoadedLayer& layer) = 0;
+  virtual Array value_norms(const LoadedLayer& layer) = 0;
+  // factor · scores, element by element; `scores` may have G times the heads of `factors`, which then repeat.
+  virtual Array multiply(const Array& scores, const Array& factors, double factor) = 0;
   // Only the first `columns` columns.
   virtual Array prefix(const Array& scores, std::int64_t columns) = 0;
 

@@ -262,13 +262,36 @@ TEST_P(AnyPolicy, PrintsAStringThatMakesItAgain) {
   EXPECT_NE(explain_policy(*spec.description).find(spec.variant), std::string::npos);
 }
 
+// Variants whose published code keeps something else than its budget: head budgets rounded one by one, layers that are
+// skipped, sizes of their own. What they keep is checked against the golden cases.
+bool keeps_its_budget(const std::string& name) {
+  static const std::set<std::string> exceptions = {"full@paper", "adakv@released", "knorm@released", "knorm@original"};
+  return exceptions.count(name) == 0;
+}
+
+std::int64_t kept_when_the_prompt_ends(const Rows& rows, int prompt) {
+  std::int64_t kept = 0;
+  for (const auto& row : rows) kept += prompt - std::count(row.begin(), row.begin() + prompt, 0);
+  return kept;
+}
+
 TEST_P(AnyPolicy, KeepsItsBudgetToTheTokenWhenThePromptEnds) {
-  const Shape shape = shape_of(8);
+  Shape shape = shape_of(8);
+  shape.layers = 3;
   const auto contents = reference::random_contents(shape);
   for (const int budget : {33, 45, 89}) {
-    if (GetParam() == "full@paper") continue;
-    for (const auto& row : evict(contents, GetParam(), budget))
-      EXPECT_EQ(std::count(row.begin(), row.begin() + shape.prompt, 0), shape.prompt - budget) << budget;
+    if (!keeps_its_budget(GetParam())) continue;
+    std::int64_t kept = 0, heads = 0;
+    for (int layer = 0; layer < shape.layers; ++layer) {
+      const Rows rows = evict(contents, GetParam(), budget, layer);
+      kept += kept_when_the_prompt_ends(rows, shape.prompt);
+      heads += static_cast<std::int64_t>(rows.size());
+    }
+    if (GetParam() == "pyramidkv@released") {
+      EXPECT_GE(kept, heads * budget) << "its integer steps exceed the budget";
+    } else {
+      EXPECT_EQ(kept, heads * budget) << budget;
+    }
   }
 }
 
@@ -324,11 +347,11 @@ TEST_P(AnyPolicy, TokenByTokenEqualsInOneGo) {
 TEST_P(AnyPolicy, LeavesTokensOutsideASlidingWindowAlone) {
   Shape shape = shape_of(13);
   shape.sliding_window = 50;
-  for (const auto& row : evict(reference::random_contents(shape), GetParam(), 36)) {
-    EXPECT_EQ(std::count(row.begin(), row.begin() + shape.prompt - 50, -1), shape.prompt - 50);
-    if (GetParam() != "full@paper") {
-      EXPECT_EQ(std::count(row.begin(), row.begin() + shape.prompt, 0), 50 - 36);
-    }
+  const Rows rows = evict(reference::random_contents(shape), GetParam(), 36);
+  for (const auto& row : rows) EXPECT_EQ(std::count(row.begin(), row.begin() + shape.prompt - 50, -1), shape.prompt - 50);
+  if (keeps_its_budget(GetParam())) {
+    EXPECT_EQ(kept_when_the_prompt_ends(rows, shape.prompt),
+              static_cast<std::int64_t>(rows.size()) * (shape.prompt - 50 + 36));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/backend/backend.h"
+#include "core/backend/order_key.h"
 
 namespace kvreplay {
 
@@ -44,6 +45,9 @@ class CpuBackend final : public Backend {
                               const ReconstructionForm& form) override;
   Array reduce_rows(const Array& rows, const std::vector<double>& weights) override;
   Array reduce_group(const Array& scores, int group, Reduction how) override;
+  Array key_norms(const LoadedLayer& layer) override;
+  Array value_norms(const LoadedLayer& layer) override;
+  Array multiply(const Array& scores, const Array& factors, double factor) override;
   Array prefix(const Array& scores, std::int64_t columns) override;
 
   Array average_pool(const Array& scores, const std::vector<int>& kernel, const std::vector<int>& shift,
@@ -78,14 +82,5 @@ inline const float* host_data(const Array& array) { return static_cast<const Hos
 // out[i] += Σ_k weight[k] · rows[index[k] · dim + i] in float64; index may be null for rows 0 … count - 1.
 void accumulate_rows(const float* rows, std::int64_t dim, const std::int32_t* index, const float* weight, std::int64_t count,
                      double* out);
-
-// A key for sorting scores: larger for larger scores, NaN largest of all.
-inline std::uint32_t order_key(float score) {
-  if (score != score) return 0xffffffffU;
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &score, sizeof bits);
-  if (bits == 0x80000000U) bits = 0;  // -0 ties with +0
-  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
-}
 
 }  // namespace kvreplay

@@ -60,6 +60,46 @@ Array CpuBackend::reduce_group(const Array& scores, int group, Reduction how) {
   return out.finish();
 }
 
+namespace {
+
+Array norms(const CpuLayer& layer, const Tensor<float, 3>& rows) {
+  const std::int64_t n = layer.candidates(), d = layer.head_dim;
+  HostArrayBuilder out({layer.num_kv_heads, n});
+  parallel_for(layer.num_kv_heads * n, columns_per_piece, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const float* row = rows.data() + (i / n * layer.tokens + layer.first_candidate + i % n) * d;
+      double squared = 0;
+      for (std::int64_t k = 0; k < d; ++k) squared += static_cast<double>(row[k]) * row[k];
+      out.data()[i] = static_cast<float>(std::sqrt(squared));
+    }
+  });
+  return out.finish();
+}
+
+}  // namespace
+
+Array CpuBackend::key_norms(const LoadedLayer& layer) {
+  const auto& loaded = static_cast<const CpuLayer&>(layer);
+  return norms(loaded, loaded.key);
+}
+
+Array CpuBackend::value_norms(const LoadedLayer& layer) {
+  const auto& loaded = static_cast<const CpuLayer&>(layer);
+  return norms(loaded, loaded.value);
+}
+
+Array CpuBackend::multiply(const Array& scores, const Array& factors, double factor) {
+  const std::int64_t heads = scores.dim(0), n = scores.dim(1), group = heads / factors.dim(0);
+  HostArrayBuilder out({heads, n});
+  parallel_for(heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t h = begin; h < end; ++h)
+      for (std::int64_t i = 0; i < n; ++i)
+        out.data()[h * n + i] =
+            static_cast<float>(factor * host_data(scores)[h * n + i] * host_data(factors)[h / group * n + i]);
+  });
+  return out.finish();
+}
+
 Array CpuBackend::prefix(const Array& scores, std::int64_t columns) {
   const std::int64_t heads = scores.dim(0), n = scores.dim(1);
   HostArrayBuilder out({heads, columns});

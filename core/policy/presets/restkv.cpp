@@ -54,7 +54,7 @@ std::unique_ptr<Policy> make(const PolicySpec& spec) {
   stages.window = settings.window;
   stages.indicator = reconstruction_indicator(std::move(settings), grouping);
   stages.pooling = pooling_of(spec);
-  stages.allocation = allocation_of(spec, /*uniform_when_short=*/false);
+  stages.allocation = allocation_of(spec, released ? PyramidForm::published_without_branch : PyramidForm::exact);
   return make_one_shot_policy(std::move(stages));
 }
 

@@ -33,7 +33,7 @@ const PolicyDescription& snapkv_policy() {
             stages.window = spec.values.integer("window");
             stages.indicator = attention_indicator(stages.window, temporal_weights("sum", 0, stages.window), grouping);
             stages.pooling = pooling_of(spec);
-            stages.allocation = allocation_of(spec, /*uniform_when_short=*/true);
+            stages.allocation = allocation_of(spec, spec.variant == "paper" ? PyramidForm::exact : PyramidForm::published);
             return make_one_shot_policy(std::move(stages));
           },
   };

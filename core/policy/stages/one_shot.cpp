@@ -15,13 +15,13 @@ class OneShotPolicy final : public Policy {
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
     LayerEvictions result = layer.nothing_evicted(stages_.granularity);
-    if (budget >= layer.candidates()) return result;
+    if (budget >= layer.candidates() || stages_.skip_layers.count(layer.layer()) != 0) return result;
     const std::int64_t columns = layer.candidates() - stages_.window;
     const Array& scores = layer.shared<Array>("score:" + stages_.indicator->key() + ":" + std::to_string(columns), [&] {
       return layer.backend().prefix(stages_.indicator->score(layer), columns);
     });
     const Array pooled = stages_.pooling->pool({layer, scores, budget});
-    const auto capacity = stages_.allocation->capacity(layer, pooled.dim(0), budget, stages_.window);
+    const auto capacity = stages_.allocation->capacity({layer, pooled, budget, stages_.window});
     const auto kept = layer.backend().select_top(pooled, capacity);
     for (std::size_t h = 0; h < kept.size(); ++h) {
       std::int32_t* row = result.evicted_at.data() + static_cast<std::int64_t>(h) * layer.tokens() + layer.first_candidate();

@@ -88,9 +88,9 @@ std::unique_ptr<Pooling> pooling_of(const PolicySpec& spec) {
   return adaptive_pooling(settings, grouping_of(spec.values));
 }
 
-std::unique_ptr<Allocation> allocation_of(const PolicySpec& spec, bool uniform_when_short) {
+std::unique_ptr<Allocation> allocation_of(const PolicySpec& spec, PyramidForm form) {
   if (spec.values.text("allocation") == "uniform") return uniform_allocation();
-  return pyramid_allocation(spec.values.integer("beta"), uniform_when_short);
+  return pyramid_allocation(spec.values.integer("beta"), form);
 }
 
 }  // namespace kvreplay

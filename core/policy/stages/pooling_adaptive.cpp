@@ -1,6 +1,6 @@
-// ReST-KV's adaptive window (its released code, "adaptive" pooling). For every window query, the positions of the B largest attention
-// weights; their mean over the older half of the window minus the mean over the newer half is the drift t. The kernel
-// grows and its centre moves with |t| / scale.
+// ReST-KV's adaptive window (its released code, "adaptive" pooling). For every window query, the positions of the B largest
+// attention weights; their mean over the older half of the window minus the mean over the newer half is the drift t. The
+// kernel grows and its centre moves with |t| / scale.
 #include <algorithm>
 #include <cmath>
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,10 @@ std::vector<double> temporal_weights(const std::string& temporal, double alpha, 
 std::unique_ptr<Indicator> attention_indicator(int window, std::vector<double> weights, Grouping grouping);
 // Attention received from all prompt queries (H2O).
 std::unique_ptr<Indicator> accumulated_attention_indicator(ColumnMask mask, int window, Grouping grouping);
+// The same times the norm of each value vector.
+std::unique_ptr<Indicator> attention_value_indicator(int window, std::vector<double> weights, Grouping grouping);
+// Minus the norm of each key: small keys are the ones that attract attention (L2-norm, Devoto et al. 2024).
+std::unique_ptr<Indicator> key_norm_indicator(Grouping grouping);
 // The error of removing each token alone (ReST-KV).
 struct ReconstructionSettings {
   int window = 32;
@@ -67,8 +72,8 @@ class Pooling {
 std::unique_ptr<Pooling> no_pooling();
 std::unique_ptr<Pooling> average_pooling(int kernel);  // zero padding, divisor always the kernel
 std::unique_ptr<Pooling> max_pooling(int kernel);
-// ReST-KV's adaptive window (its released code, "adaptive" pooling): the kernel and its shift follow the drift of the attended positions
-// over the window.
+// ReST-KV's adaptive window (its released code, "adaptive" pooling): the kernel and its shift follow the drift of the
+// attended positions over the window.
 struct AdaptivePoolingSettings {
   int window = 32;
   int kernel = 5;         // at least this wide
@@ -77,22 +82,37 @@ struct AdaptivePoolingSettings {
 };
 std::unique_ptr<Pooling> adaptive_pooling(AdaptivePoolingSettings settings, Grouping grouping);
 
+struct AllocationContext {
+  LayerWorkspace& layer;
+  const Array& scores;  // [H, m], pooled
+  std::int64_t budget;  // M
+  int window;           // W, counted in the budget
+};
+
 // How many of the m columns each head keeps.
 class Allocation {
  public:
   virtual ~Allocation() = default;
-  virtual std::vector<std::int64_t> capacity(const LayerWorkspace& layer, std::int64_t heads, std::int64_t budget,
-                                             int window) const = 0;
+  virtual std::vector<std::int64_t> capacity(const AllocationContext& context) const = 0;  // [H]
 };
 
 std::unique_ptr<Allocation> uniform_allocation();
-// PyramidKV's arithmetic progression over layers. uniform_when_short: every layer gets B when the prompt is shorter than
-// 2B (PyramidKV's code; ReST-KV's has no such branch).
-std::unique_ptr<Allocation> pyramid_allocation(int beta, bool uniform_when_short);
+// PyramidKV's arithmetic progression over layers.
+enum class PyramidForm : std::uint8_t {
+  exact,                     // real arithmetic: all layers together get exactly the nominal budget
+  published,                 // integer arithmetic; every layer gets B when the prompt is shorter than 2B
+  published_without_branch,  // integer arithmetic without that branch (ReST-KV's code)
+};
+std::unique_ptr<Allocation> pyramid_allocation(int beta, PyramidForm form);
+// AdaKV: the H · B largest scores of the layer, whatever their head, say how much each head gets; `floor` of the budget is
+// shared equally. normalize: each head's scores count by the share that its B best hold. exact: the heads
+// together get exactly H · B; else each is rounded by itself, as published.
+std::unique_ptr<Allocation> adaptive_allocation(double floor, bool normalize, bool exact);
 
 struct OneShotStages {
   Granularity granularity = Granularity::kv_head;
-  int window = 0;  // the last W prompt tokens, always kept and never scored
+  int window = 0;             // the last W prompt tokens, always kept and never scored
+  std::set<int> skip_layers;  // by the model's own index: these evict nothing
   std::unique_ptr<Indicator> indicator;
   std::unique_ptr<Pooling> pooling = no_pooling();
   std::unique_ptr<Allocation> allocation = uniform_allocation();
@@ -112,6 +132,6 @@ Parameter beta_parameter(Defaults defaults);
 Grouping grouping_of(const ParameterValues& values);
 // Pooling as the keys pooling and kernel say; throws Error naming the policy when the kernel is even.
 std::unique_ptr<Pooling> pooling_of(const PolicySpec& spec);
-std::unique_ptr<Allocation> allocation_of(const PolicySpec& spec, bool uniform_when_short);
+std::unique_ptr<Allocation> allocation_of(const PolicySpec& spec, PyramidForm form);
 
 }  // namespace kvreplay
