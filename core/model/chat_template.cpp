@@ -68,7 +68,10 @@ class Prompt {
     ids_.push_back(id);
     return *this;
   }
-  Prompt& begin() { return tokenizer_.bos() ? token(*tokenizer_.bos()) : *this; }
+  Prompt& begin() {
+    const auto bos = tokenizer_.bos();
+    return bos ? token(*bos) : *this;
+  }
   Prompt& end(std::string_view fallback) {
     return tokenizer_.eos().empty() ? token(fallback) : token(tokenizer_.eos().front());
   }
