@@ -44,7 +44,7 @@ class Documents(EndToEndTest):
         for name in ("README.md", "CONTRIBUTING.md"):
             with open(os.path.join(ROOT, name), encoding="utf-8") as file:
                 text = file.read()
-            paths = re.findall(r"`((?:core|gui|trace_tools|tests|data|\.ci)/[\w./-]*)`", text) + re.findall(r"\]\(([^)#:]+)\)", text)
+            paths = re.findall(r"`((?:core|gui|trace_tools|tests|data|\.ci)/[\w./-]*)`", text) + re.findall(r"\]\(([^)#:\s]+)\)", text)
             for path in paths:
                 with self.subTest(f"{name}: {path}"):
                     self.assertTrue(os.path.exists(os.path.join(ROOT, path)))
