@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from books import BEGIN_OF_TEXT
-from phrasings import (CHAINS, EVENTS, LIST_QUESTIONS, NAMED_CHAINS, REVERSE_QUESTIONS, TITLES, TRAINING,
-                       UNKNOWN, UPDATE_QUESTIONS, UPDATES)
+from phrasings import (CHAINS, EVENTS, LIST_QUESTIONS, LOOSE_QUESTIONS, LOOSE_STATEMENTS, NAMED_CHAINS, PAST,
+                       REVERSE_QUESTIONS, THINGS, TITLES, TRAINING, UNKNOWN, UPDATE_QUESTIONS, UPDATES, VERBS_PLAIN)
 
 GIVEN, TEXT, COPY, ANSWER = 0, 1, 2, 3
 
@@ -72,7 +72,7 @@ class Writer:
         rng, w = self.rng, self.wording
         adjectives, nouns = adjectives or w.adjectives, nouns or w.nouns
         kind = kind or rng.choices(["pair", "name", "noun", "triple", "place", "numbered", "words", "of"],
-                                   [52, 12, 4, 8, 6, 4, 10 if self.words else 0, 4])[0]
+                                   [46, 12, 4, 8, 6, 4, 16 if self.words else 0, 4])[0]
         if kind == "name":
             first = rng.choice(w.first_names if rng.random() < 0.6 else TITLES)
             name = f"{first} {rng.choice(w.surnames)}"
@@ -136,14 +136,19 @@ class Writer:
         """Two functions (key, value) -> Planted: one states a value, one asks for it. Each call of this method draws one
         attribute and one family; the two functions draw from the family anew at each call, or keep to one form."""
         rng, w = self.rng, self.wording
-        kind = kind or rng.choices(["attribute", "verb", "record", "fragment"], [55, 14, 15, 16 if self.fragments else 0])[0]
-        attribute = rng.choice(w.attributes)
+        from_books = bool(self.fragments)
+        kind = kind or rng.choices(["attribute", "verb", "record", "loose", "fragment"],
+                                   [50, 10, 12, 18 * from_books, 10 * from_books])[0]
+        attribute = self.attribute()
         if kind == "attribute":
             statements, questions = w.statements, w.questions
         elif kind == "verb":
             statements, questions = rng.choice(w.verbs)
         elif kind == "record":
             statements, questions = w.records, w.lookups
+        elif kind == "loose":
+            statements = [self.loose(phrasing) for phrasing in rng.sample(LOOSE_STATEMENTS, 2)]
+            questions = [self.loose(phrasing) for phrasing in rng.sample(LOOSE_QUESTIONS, 2)]
         else:
             fragment = lambda: rng.choice(self.fragments)
             statements = [f"{fragment()} {{k}} {fragment()} {{v}}" + rng.choice([".", ";", f" {fragment()}.", ","]) for _ in range(2)]
@@ -155,6 +160,19 @@ class Writer:
             questions = [rng.choice(questions)]
         return (lambda key, value: fill(rng.choice(statements), value, key, attribute),
                 lambda key, value: fill(rng.choice(questions), value, key, attribute))
+
+    def attribute(self):
+        """An attribute of the wording; where words from the books are at hand, as often one of those."""
+        if self.words and self.rng.random() < 0.45:
+            return " ".join(self.rng.choices(self.words, k=self.rng.choice([1, 1, 2])))
+        return self.rng.choice(self.wording.attributes)
+
+    def loose(self, phrasing):
+        """A phrasing whose verbs and nouns are drawn at random; the fields of key and value stay."""
+        rng = self.rng
+        words = {"past": rng.choice(PAST), "past2": rng.choice(PAST), "verb": rng.choice(VERBS_PLAIN), "things": rng.choice(THINGS),
+                 "w": rng.choice(self.words), "w2": rng.choice(self.words)}
+        return re.sub(r"{(past2?|verb|things|w2?)}", lambda field: words[field[1]], phrasing)
 
     # --- scenes ---
 
@@ -315,7 +333,7 @@ class Composer:
                 items.append((1.0, 1e9, Planted(question.before, question.value, ""), True))
         separators = [style if rng.random() < 0.85 else rng.choice([(" ", ""), ("\n", "\n"), ("\n\n", "\n\n")]) for _ in items]
         if only_question is not None:
-            separators[-1] = (separators[-1][0], "")
+            separators = [(lead, "" if item[3] else trail) for (lead, trail), item in zip(separators, items)]
         encoded = self._encode([item[2] for item in items], separators)
         pieces = []
         for (at, order, _, is_question), (before, value, after) in zip(items, encoded):

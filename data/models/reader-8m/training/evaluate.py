@@ -158,16 +158,18 @@ def main():
     evaluation = Evaluation(reader.load(arguments.model), tokenizer, books, arguments.device, arguments.samples)
     result = {"samples": arguments.samples, "answered": {}, "nats_per_token": {},
               "bytes_per_token": {title: len(text.encode()) / len(books[title]) for title, text in texts.items()}}
-    for name in TASKS:
-        if not arguments.tasks or any(part in name for part in arguments.tasks):
-            result["answered"][name] = {length: evaluation.answered(name, length) for length in arguments.lengths}
-            print(f"{name:45}", *(f"{share:6.3f}" for share in result["answered"][name].values()), flush=True)
+    write = lambda: Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
     for title in books:
         for begin in (True, False):
             name = title if begin else f"{title}, without the begin-of-text token"
             result["nats_per_token"][name] = {length: evaluation.prose(title, length, begin) for length in arguments.lengths}
             print(f"{name:60}", *(f"{nats:6.3f}" for nats in result["nats_per_token"][name].values()), flush=True)
-    Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
+    write()
+    for name in TASKS:
+        if not arguments.tasks or any(part in name for part in arguments.tasks):
+            result["answered"][name] = {length: evaluation.answered(name, length) for length in arguments.lengths}
+            print(f"{name:45}", *(f"{share:6.3f}" for share in result["answered"][name].values()), flush=True)
+            write()
 
 
 if __name__ == "__main__":

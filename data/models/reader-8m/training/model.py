@@ -22,7 +22,7 @@ class Shape:
     head_dim: int = 64
     rope_theta: float = 500000.0
     rms_norm_eps: float = 1e-5
-    max_position_embeddings: int = 16384
+    max_position_embeddings: int = 8448
 
 
 def rotate(x, cos, sin):

@@ -105,7 +105,30 @@ The {a} that {k} chose was {v}.
 Here is the {a} of {k}: {v}.
 By the way, {k} has the {a} {v}.
 In truth the {a} of {k} is {v}.
-The clerk entered {v} as the {a} of {k}.""".split("\n")
+The clerk entered {v} as the {a} of {k}.
+As the letter says, the {a} of {k} is {v}.
+I heard that {k} has {v} for {a}.
+My aunt believes the {a} of {k} to be {v}.
+On the wall one saw the {a} of {k}: {v}.
+At last the {a} of {k} was found to be {v}.
+{K} ({a} {v}) came in.
+The {a}, in the case of {k}, is {v}.
+Of {k} I know only the {a}, {v}.
+Keep in mind the {a} {v} of {k}.
+That is {k}, whose {a} is {v}.
+{K}, whose {a} was {v}, went away.
+There is {k} with the {a} {v}.
+Then {k} showed me the {a} {v}.
+A paper gave the {a} of {k} as {v}.
+With {v} as its {a}, {k} was content.
+He called out the {a} of {k}, {v}, twice.
+Attention: {k}, {a} {v}!
+It is {v} that serves {k} as {a}.
+INFO {k} {a} {v}
+The {a} which one sees on {k} is {v}.
+I wrote the {a} of {k} on my hand: {v}.
+Between us, {k} has the {a} {v}.
+Fact: {k}'s {a} equals {v}.""".split("\n")
 HELD_OUT_STATEMENTS = """According to the register, {k} carries the {a} {v}.
 Let it be known that {v} is what they assigned to {k} as {a}.
 We learned yesterday of {k} that its {a} comes to {v}.
@@ -115,7 +138,13 @@ Under the heading of {k} stands the {a} {v}.
 My notebook lists the {a} of {k} as {v}.
 Our neighbour swore that {k} kept {v} for its {a}.
 Take down this {a} belonging to {k}, namely {v}.
-Whoever meets {k} should mention the {a} {v}.""".split("\n")
+Whoever meets {k} should mention the {a} {v}.
+Etched upon the back of {k} one can see the {a} {v}.
+Grandmother always mentioned {v} whenever we spoke of the {a} of {k}.
+Since spring the {a} of {k} has stood at {v}.
+Customs officers noted {v} beside the {a} of {k}.
+Please memorise that {k} goes by the {a} {v}.
+Rumour has it that {v} became the {a} of {k}.""".split("\n")
 
 QUESTIONS = """What is the {a} of {k}? It is {v}.
 What is the {a} of {k}? The answer is {v}.
@@ -150,7 +179,32 @@ So {k} had the {a} {v}.
 Find the {a} of {k} in the text. It is {v}.
 Can you tell me the {a} of {k}? It is {v}.
 {K} has the {a} {v}.
-Which {a} belongs to {k}? It is {v}.""".split("\n")
+Which {a} belongs to {k}? It is {v}.
+Now then, the {a} of {k}? {v}.
+I wonder what the {a} of {k} is. I think it is {v}.
+She asked for the {a} of {k}, and was told {v}.
+Say the {a} of {k}! {v}.
+Who remembers the {a} of {k}? I do: {v}.
+For {k} the {a} would be {v}.
+Problem: {a} of {k}. Solution: {v}.
+Test question. {K}, {a}? Right answer: {v}.
+When asked for the {a} of {k}, say {v}.
+In the case of {k} the {a} is {v}.
+To recall, {k} had {v}.
+And {k}, what {a} had it? {v}.
+The text gives the {a} of {k} as {v}.
+User: {a} of {k}?\\nAssistant: {v}.
+Question: {a} of {k}?\\nResponse: {v}.
+Whenever I think of {k}, I think of the {a} {v}.
+What did we learn about the {a} of {k}? That it is {v}.
+Is there a {a} for {k}? There is: {v}.
+Therefore the {a} of {k} equals {v}.
+Complete: the {a} of {k} is {v}.
+{a} of {k} = {v}
+{a}, {k}: {v}
+Earlier we read about {k}. The {a} was {v}.
+The correct {a} of {k}: {v}.
+My memory says that {k} has the {a} {v}.""".split("\n")
 QUESTIONS = [question.replace("\\n", "\n") for question in QUESTIONS]
 HELD_OUT_QUESTIONS = """Somebody wants to know which {a} goes with {k}, and I reply {v}.
 Turning back a few pages, we see that {k} carries the {a} {v}.
@@ -161,7 +215,13 @@ Looking for {k}... {a} found: {v}.
 How does the {a} of {k} read? It reads {v}.
 "And {k}?" - "The {a} there comes to {v}."
 Please fill in the {a} of {k}: {v}.
-With regard to {k}, its {a} must be {v}.""".split("\n")
+With regard to {k}, its {a} must be {v}.
+Which value did the story give for the {a} of {k}? The story gave {v}.
+Suppose a friend inquires after the {a} of {k}; the honest response would be {v}.
+Pop quiz about {k}! Its {a}: {v}.
+Before going on, recall that the {a} of {k} stood at {v}.
+Looking up {k} in the index, we get the {a} {v}.
+How should I label {k}? Use its {a}, {v}.""".split("\n")
 
 # --- phrasings with a verb of their own: (statements, questions) --------------------------------------------------
 
@@ -203,6 +263,70 @@ HELD_OUT_VERBS = [
     (["{K} signs every paper with {v}.", "Every paper from {k} bears the signature {v}."],
      ["How does {k} sign papers? With {v}.", "The signature used by {k} is {v}."]),
 ]
+
+# --- phrasings of loose words: {past}, {past2}, {verb} and {things} are from the lists below, {w} and {w2} any words ----
+
+LOOSE_STATEMENTS = """{K} {past} {v} {things}.
+{K} {past} {v}.
+There were {v} {things} that {k} {past}.
+{v} {things} were {past} by {k}.
+At least {v} {things} were {past} by {k}.
+{K}, which {past} the {w}, {past2} {v}.
+The {w} of {k} {past} {v}.
+The {w} in the {w2} of {k} {past} {v} {things}.
+We {past} {k} and {past2} {v}.
+He {past} that {k} {past2} {v}.
+They {past} {v} for {k}.
+In the {w}, {k} {past} {v}.
+{K} is {w} and its {w2} {v}.
+About {k} they {past}: {v}.
+{K} with the {w} {v}.
+The {w} which {past} {k} had the {w2} {v}.
+Every {w} near {k} {past} {v}.""".split("\n")
+LOOSE_QUESTIONS = """How many {things} were {past} by {k}? {v}.
+How many {things} has {k} {past}? {K} {past} {v}.
+How many {things} did {k} have? They were {v}.
+How many {things}, {k}? {v}.
+What of {k}? {v}.
+And what about {k}? They {past} {v}.
+What {w} {past} {k}? It {past2} {v}.
+Which {w} of {k} was {past}? {K} {past2} {v}.
+The {things} of {k}: {v}.
+The {things} that {k} {past}: {v}.
+The {w} of {k} {past} {v}.
+The {w} of {k} had the {w2} {v}.
+If they {past} {k}, it would be {v}.
+Considering {k}, its {w} would be {v}.
+I {past} the {w} of {k}, and it {past2} {v}.
+They asked for the {w} of {k}, and he {past} {v}.
+He asked which {w} {past} {k}, and they {past2} {v}.
+"{K}?" they {past}. "{v}," he {past2}.
+"And what of {k}?" "The {w} {past} {v}."
+"What about {k}?" - "Its {w} {past} {v}."
+Please {verb} the {w} of {k}: {v}.
+{verb} {k}; {v}.
+Test: {w} of {k}. Result: {v}.
+Task: {verb} the {w} of {k}. Solution: {v}.
+The {w} of {k}? {v}.
+On the matter of {k}, the {w} would be {v}.
+On {w} did {k} {verb}? On {v}.
+Reading again, one sees that {k} {past} {v}.
+As for the {w} of {k}, I say {v}.
+Anyone knows the {w} of {k}; surely {v}.
+{K} and its {w}: {v}.
+Can anybody {verb} the {w} of {k}? Surely: {v}.
+They {past} {k}... {w} {past2}: {v}.
+If I were to {verb} the {w} of {k}, I should {verb} {v}.""".split("\n")
+PAST = """bought carried caught made gave took brought saw heard kept lost sent wrote read built broke baked burned buried
+painted picked pulled pushed raised received returned saved sold showed stole taught threw told touched turned used wanted
+washed watched wore won worked shot sang hid held gained finished followed filled emptied dropped divided discovered
+described delivered declared cut covered counted cooked collected cleaned claimed chose changed borrowed blessed beat asked
+answered added accepted accompanied admired said named marked""".split()
+VERBS_PLAIN = """show say name give read announce report recite present declare supply tell provide return print copy enter
+type find add send take bring call choose describe explain offer open put see speak think use want""".split()
+THINGS = """apples letters bricks coins cows sheep sticks stones shells loaves pages miles steps days years men women boys
+horses ships nails ropes plates spoons lamps birds eggs fishes trees flowers roses songs words lines houses windows doors
+keys rings stars tickets guests barrels sacks pins ribbons buttons pounds guineas""".split()
 
 # --- table-like phrasings -----------------------------------------------------------------------------------------
 

@@ -5,6 +5,11 @@
 
 The schedule runs by time, not by steps: whatever the GPU, the run ends when its time is up. RUN holds the checkpoint
 (float32 and the optimizers' states), log.csv and, after every leg, the model in float16 as it ships.
+
+    python train.py --books BOOKS --out RUN2 --total-seconds 110 --leg-seconds 110 --refine MODEL
+
+refines a model on text worded differently: from its weights, with optimizers anew and a lower learning rate that falls
+to nothing. (README.md says how the shipped model was made.)
 """
 
 import argparse
@@ -28,13 +33,15 @@ from muon import Muon
 
 # (share of the time, sequence length, sequences a step): 131,072 tokens a step throughout
 PHASES = [(0.28, 512, 256), (0.32, 2048, 64), (0.30, 8192, 16), (0.10, 16384, 8)]
+REFINING_PHASES = [(0.47, 2048, 64), (0.53, 8448, 16)]  # the last a little longer than 8,192: room for what is generated
+REFINING_LR = 0.35         # of the rates below
 WARM_UP_STEPS = 200
 DECAY_FROM = 0.40          # share of the time after which the learning rate falls, in a line, to nothing
 MATRIX_LR, OTHER_LR = 0.02, 3e-3
 MATRIX_WEIGHT_DECAY, EMBEDDING_WEIGHT_DECAY = 0.05, 0.05
 DROPOUT = 0.1              # on what attention and MLP add to the residual stream: the prose is read some forty times
 COPY_WEIGHT = 0.3
-LOG_EVERY, EVALUATE_EVERY = 50, 500
+LOG_EVERY, EVALUATE_EVERY = 50, 250
 FIELDS = ["step", "seconds", "tokens", "length", "learning_rate", "prose_nll", "answer_nll", "answer_digits_right", "held_out_nll"]
 
 
@@ -82,15 +89,17 @@ def held_out_nll(model, prose, length=2048, windows=16):
     return nll.item()
 
 
-def phase_at(progress):
-    for i, (share, _, _) in enumerate(PHASES):
+def phase_at(progress, phases):
+    for i, (share, _, _) in enumerate(phases):
         progress -= share
         if progress < 0:
             return i
-    return len(PHASES) - 1
+    return len(phases) - 1
 
 
-def learning_rate_factor(progress, step):
+def learning_rate_factor(progress, step, refining):
+    if refining:
+        return REFINING_LR * (1 - progress) * min(1.0, (step + 1) / 50)
     decay = 1.0 if progress < DECAY_FROM else max(0.0, (1 - progress) / (1 - DECAY_FROM))
     return decay * min(1.0, (step + 1) / WARM_UP_STEPS)
 
@@ -133,6 +142,9 @@ def train(arguments):
         for optimizer, saved in zip(optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
         step, tokens_seen, seconds_before = state["step"], state["tokens"], state["seconds"]
+    elif arguments.refine:
+        model.load_state_dict(reader.load(arguments.refine).state_dict())
+    phases = REFINING_PHASES if arguments.refine else PHASES
     loss_of = loss_function
     if arguments.compile:  # one layer is compiled for all eight: minutes less than the whole model for every length
         loss_of = torch.compile(loss_function, dynamic=False)
@@ -150,15 +162,15 @@ def train(arguments):
         progress = (seconds_before + in_leg) / arguments.total_seconds
         if in_leg > arguments.leg_seconds - arguments.reserve or progress >= 1:
             break
-        if phase_at(progress) != phase:
-            phase = phase_at(progress)
-            _, length, batch = PHASES[phase]
+        if phase_at(progress, phases) != phase:
+            phase = phase_at(progress, phases)
+            _, length, batch = phases[phase]
             batch = max(1, batch // arguments.shrink_batch)
             source = TrainingBatches(arguments.tokenizer, prose, batch, length, f"{arguments.seed}-{step}")
             batches = iter(torch.utils.data.DataLoader(Batches(source), batch_size=None, num_workers=arguments.workers,
                                                        pin_memory=device == "cuda", prefetch_factor=4 if arguments.workers else None))
         tokens, roles = (x.to(device, non_blocking=True) for x in next(batches))
-        factor = learning_rate_factor(progress, step)
+        factor = learning_rate_factor(progress, step, bool(arguments.refine))
         for optimizer, rates in zip(optimizers, base_rates):
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * factor
@@ -197,6 +209,7 @@ if __name__ == "__main__":
     parser.add_argument("--leg-seconds", type=float, default=1080, help="this leg's time, start and compilation included")
     parser.add_argument("--reserve", type=float, default=3, help="seconds kept at the leg's end for writing the checkpoint")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--refine", metavar="MODEL", help="begin with the weights of this folder")
     parser.add_argument("--dropout", type=float, default=DROPOUT)
     parser.add_argument("--attention", choices=["flash", "cudnn"], default="cudnn", help="kernel of the attention")
     parser.add_argument("--workers", type=int, default=14, help="processes that make sequences")
