@@ -252,11 +252,11 @@ class Writer:
     def variables(self, count, named):
         if named:
             return [key.phrase for key in self.keys(count)]
-        rng, style, found = self.rng, self.rng.randrange(4), set()
+        rng, style, found = self.rng, self.rng.randrange(4), {}  # a dict keeps the order: the same seed, the same text
         while len(found) < count:
             letters = "".join(rng.choices(string.ascii_lowercase, k=rng.choice([1, 2, 2, 3])))
-            found.add([letters, letters.upper(), f"{letters[0].upper()}{rng.randrange(10)}",
-                       rng.choice(self.wording.nouns)][style] + ("" if len(found) < 20 or style != 2 else letters))
+            name = [letters, letters.upper(), f"{letters[0].upper()}{rng.randrange(10)}", rng.choice(self.wording.nouns)][style]
+            found[name + ("" if len(found) < 20 or style != 2 else letters)] = True
         found = list(found)
         rng.shuffle(found)
         return found

@@ -9,6 +9,7 @@ likely one (greedy decoding gives it whole). Standard errors of the shares are a
 import argparse
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 import model as reader
 from books import BEGIN_OF_TEXT, encode_books, read_books
 from data_generator import ANSWER, Composer, Group, Writer, fill
-from phrasings import HELD_OUT_WORDING, HELD_OUT_WORDING_AND_KEYS, TRAINING, UNKNOWN
+from phrasings import HELD_OUT_ADJECTIVES, HELD_OUT_NOUNS, HELD_OUT_WORDING, HELD_OUT_WORDING_AND_KEYS, TRAINING, UNKNOWN
 
 LENGTHS = (1024, 2048, 4096, 8192)
 
@@ -71,6 +72,8 @@ def any_of(scene):
     return task
 
 
+UNSEEN_KEYS = replace(TRAINING, adjectives=HELD_OUT_ADJECTIVES, nouns=HELD_OUT_NOUNS)
+
 # name: (task, wording)
 TASKS = {
     "needle": (needles(1), TRAINING),
@@ -83,6 +86,8 @@ TASKS = {
     "16 keys, every one worded differently": (needles(16, one_phrasing=False), TRAINING),
     "16 keys, phrasings never seen": (needles(16), HELD_OUT_WORDING),
     "16 keys, phrasings and keys never seen": (needles(16), HELD_OUT_WORDING_AND_KEYS),
+    "needle, keys never seen": (needles(1), UNSEEN_KEYS),
+    "16 keys, keys never seen": (needles(16), UNSEEN_KEYS),
     "question without an answer, among 8 keys": (not_stated, TRAINING),
     "variable tracking, 1 link, 4 chains": (any_of(lambda w: w.chain(12, hops=1)), TRAINING),
     "variable tracking, 2 links, 4 chains": (any_of(lambda w: w.chain(12, hops=2)), TRAINING),
@@ -125,19 +130,21 @@ class Evaluation:
             right += ((guess == tokens[:, -tail:]) | ~answer[:, -tail:]).all(1).sum().item()
         return right / self.samples
 
-    def prose(self, book, length, begin=True, windows=8):
-        """Nats a token over windows of one book; each begins with the begin-of-text token, or (begin=False) without."""
+    def prose(self, book, length, begin=True, windows=12):
+        """Nats a token of one book: windows of 8,192 tokens, spread evenly, each read in pieces of `length` tokens. So every
+        length is measured on the same tokens. A piece begins with the begin-of-text token, or (begin=False) without."""
         ids = self.books[book]
-        starts = np.linspace(0, len(ids) - 8192 - 2, windows).astype(int)
+        starts = np.linspace(1, len(ids) - 8192 - 1, windows).astype(int)
         total = 0.0
         for start in starts:
-            text = ids[start:start + length + 1].astype(np.int64)
+            pieces = np.lib.stride_tricks.sliding_window_view(ids[start - 1:start + 8192].astype(np.int64), length + 1)[::length]
+            tokens = torch.from_numpy(pieces.copy())
             if begin:
-                text = np.concatenate([[BEGIN_OF_TEXT], text[:length]])
-            tokens = torch.from_numpy(text)[None]
+                tokens = torch.cat([torch.full((len(tokens), 1), BEGIN_OF_TEXT), tokens[:, 1:]], 1)
+            tokens = tokens.to(self.device)
             with torch.no_grad():
-                logits = self.model.logits(self.hidden(tokens[:, :-1]).float())[0]
-            total += F.cross_entropy(logits.float(), tokens[0, 1:].to(self.device)).item()
+                logits = self.model.logits(self.hidden(tokens[:, :-1]).float())
+            total += F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
         return total / windows
 
 
