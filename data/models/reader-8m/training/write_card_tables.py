@@ -16,8 +16,9 @@ def main(evaluation, card):
     answered = table(["answered whole, at tokens"] + head,
                      [[name] + [f"{100 * share:.1f} %" for share in by_length.values()] for name, by_length in result["answered"].items()])
     per_byte = lambda name, nats: nats / result["bytes_per_token"][name.split(",")[0]]
+    title = lambda name: name.split(",")[0].replace("-", " ") + name[len(name.split(",")[0]):]
     prose = table(["nats a token, at tokens"] + head + ["nats a byte at 8,192"],
-                  [[name.replace("-", " ", 2)] + [f"{nats:.3f}" for nats in by_length.values()] + [f"{per_byte(name, by_length['8192']):.3f}"]
+                  [[title(name)] + [f"{nats:.3f}" for nats in by_length.values()] + [f"{per_byte(name, by_length['8192']):.3f}"]
                    for name, by_length in result["nats_per_token"].items()])
     text = Path(card).read_text()
     for marker, content in (("answered", answered), ("prose", prose)):
