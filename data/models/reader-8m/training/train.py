@@ -31,9 +31,9 @@ from books import BEGIN_OF_TEXT, encode_books, read_books
 from data_generator import ANSWER, COPY, GIVEN, TrainingBatches
 from muon import Muon
 
-# (share of the time, sequence length, sequences a step): 131,072 tokens a step throughout
-PHASES = [(0.28, 512, 256), (0.32, 2048, 64), (0.30, 8192, 16), (0.10, 16384, 8)]
-REFINING_PHASES = [(0.47, 2048, 64), (0.53, 8448, 16)]  # the last a little longer than 8,192: room for what is generated
+# (share of the time, sequence length, sequences a step): about 131,072 tokens a step
+PHASES = [(0.28, 512, 256), (0.32, 2048, 64), (0.30, 8192, 16), (0.10, 8448, 16)]  # the last with room for what is generated
+REFINING_PHASES = [(0.47, 2048, 64), (0.53, 8448, 16)]
 REFINING_LR = 0.35         # of the rates below
 WARM_UP_STEPS = 200
 DECAY_FROM = 0.40          # share of the time after which the learning rate falls, in a line, to nothing
