@@ -21,6 +21,16 @@ nlohmann::ordered_json json_of(const PolicyDescription& policy) {
           {"needs", policy.needs}, {"variants", variants}, {"parameters", parameters}};
 }
 
+constexpr const char* page_head =
+    "# Eviction policies\n\n"
+    "Written by `kvreplay policies --markdown`. A policy is written\n\n"
+    "    NAME[@VARIANT][:key=value,key=value,...]        restkv@released:window=32,alpha=0.3,scale=2000\n\n"
+    "Without a variant it is the first that the table lists. `paper` is the form that can be compared: one kept set for "
+    "each KV\n"
+    "head, so that a real cache can hold it, and a budget kept to the token. The others repeat published code, quirks "
+    "included;\n"
+    "their kept sets match what that code chose, token by token. A budget counts window and sinks.\n\n";
+
 class PoliciesCommand final : public Command {
  public:
   std::string_view name() const override { return "policies"; }
@@ -54,7 +64,7 @@ class PoliciesCommand final : public Command {
       for (const auto* policy : chosen) out.push_back(json_of(*policy));
       std::printf("%s\n", (one ? out[0] : out).dump(2).c_str());
     } else if (call.values.count("markdown") != 0) {
-      if (!one) std::printf("# Eviction policies\n\nWritten by `kvreplay policies --markdown`.\n\n");
+      if (!one) std::printf("%s", page_head);
       for (const auto* policy : chosen) std::printf("%s\n", explain_policy_as_markdown(*policy).c_str());
     } else if (one) {
       std::printf("%s", explain_policy(*chosen.front()).c_str());
