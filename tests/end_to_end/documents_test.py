@@ -37,6 +37,10 @@ class Documents(EndToEndTest):
     def test_policies(self):
         self.assertIn(policy_table(self.json_of("policies")), self.readme, "tests/end_to_end/documents_test.py --write")
 
+    def test_policies_page(self):
+        with open(os.path.join(ROOT, "data/policies.md"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), self.succeeds("policies", "--markdown"), "kvreplay policies --markdown > data/policies.md")
+
     def test_commands(self):
         self.assertIn(command_table(), self.readme, "tests/end_to_end/documents_test.py --write")
 
