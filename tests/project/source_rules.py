@@ -140,7 +140,7 @@ def check(root):
     problems = []
     for name in tracked_files(root):
         extension = os.path.splitext(name)[1]
-        if extension not in TEXT or os.path.basename(name) == "LICENSE" or name.startswith("data/models/"):
+        if extension not in TEXT or os.path.basename(name) == "LICENSE" or (name.startswith("data/models/") and extension == ".json"):
             continue
         try:
             with open(os.path.join(root, name), encoding="utf-8") as file:
