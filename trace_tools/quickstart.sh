@@ -71,6 +71,7 @@ step "4. replay"
 run $kvreplay replay "$out/trace.h5" "${policies[@]/#/--policy=}" --budget "$budgets" --out "$out/results.h5"
 
 step "5. report"
+run $kvreplay report "$out/results.h5"
 run $kvreplay report "$out/results.h5" --html "$out/report.html"
 
 cat <<TEXT
