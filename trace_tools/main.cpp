@@ -52,7 +52,7 @@ std::string quoted_command_line(int count, char** arguments) {
 }
 
 int run_command(const Command& command, const std::vector<std::string>& arguments, const std::string& command_line) {
-  options::options_description visible("options"), hidden, all;
+  options::options_description visible("options", 110, 70), hidden, all;
   options::positional_options_description positional;
   command.declare(visible, hidden, positional);
   visible.add_options()("json", "print machine-readable JSON on standard output")(

@@ -63,8 +63,8 @@ void TerminalJob::draw(double done, bool) {
   const int filled = static_cast<int>(share * width);
   std::string bar(static_cast<std::size_t>(filled), '=');
   bar.resize(width, ' ');
-  const std::string left = share > 0.01 ? format_seconds(spent * (1 - share) / share) + " left" : "";
-  std::fprintf(stderr, "\r\x1b[K%s [%s] %3.0f %%  %s / %s %s  %s, %s", task_.c_str(), bar.c_str(), share * 100,
+  const std::string left = share > 0.01 ? ", " + format_seconds(spent * (1 - share) / share) + " left" : "";
+  std::fprintf(stderr, "\r\x1b[K%s [%s] %3.0f %%  %s / %s %s  %s%s", task_.c_str(), bar.c_str(), share * 100,
                format_number(static_cast<double>(static_cast<long long>(done))).c_str(), format_number(total_).c_str(),
                unit_.c_str(), format_seconds(spent).c_str(), left.c_str());
   std::fflush(stderr);
