@@ -11,5 +11,5 @@ fi
 profile=$(mktemp -d)
 trap 'rm -rf "$profile"' EXIT
 # --no-sandbox: Chromium's sandbox does not start for root; the page is our own.
-chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$profile" --window-size=1000,1340 \
+chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$profile" --window-size=1000,915 \
   --screenshot=data/docs/report.png "file://$PWD/$report"
