@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <mutex>
+#include <thread>
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
+#include "core/trace/chunk_decoding_internal.h"
 #include "core/trace/hdf5_internal.h"
 #include "core/trace/source_internal.h"
 
@@ -20,7 +25,8 @@ constexpr std::int64_t max_dimension = std::int64_t{1} << 40;
 constexpr std::int64_t max_elements = std::int64_t{1} << 44;
 constexpr std::int64_t max_decoded_chunk = std::int64_t{256} << 20;
 constexpr std::int64_t max_attribute_bytes = std::int64_t{16} << 20;
-constexpr std::int64_t piece_bytes = std::int64_t{4} << 20;
+constexpr std::int64_t piece_bytes = std::int64_t{4} << 20, decoded_piece_bytes = std::int64_t{32} << 20;
+constexpr std::int64_t decoding_threads = 4;
 constexpr std::size_t max_children = 1'000'000;
 
 // HDF5 searches for its signature at 0, 512, 1024, ...; a trace has it at 0.
@@ -162,7 +168,7 @@ class Hdf5Source final : public Source {
 
   DatasetInfo dataset(const std::string& node) const override {
     const hdf5::Guard guard;
-    return open_dataset(node).info;
+    return open_dataset(node)->info;
   }
 
   void read(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
@@ -170,7 +176,7 @@ class Hdf5Source final : public Source {
     DatasetInfo info;
     {
       const hdf5::Guard guard;
-      info = open_dataset(node).info;
+      info = open_dataset(node)->info;
       check_slab(node, info, start, count);
     }
     if (product(count) == 0) return;
@@ -181,7 +187,8 @@ class Hdf5Source final : public Source {
 
   std::vector<std::byte> stored_chunk(const std::string& node, std::int64_t index) const override {
     const hdf5::Guard guard;
-    const Opened& opened = open_dataset(node);
+    const auto kept = open_dataset(node);
+    const Opened& opened = *kept;
     const DatasetInfo& info = opened.info;
     if (!info.refusal.empty()) throw Error(where(node), info.refusal);
     if (info.chunk.empty()) {
@@ -218,6 +225,15 @@ class Hdf5Source final : public Source {
     hdf5::Dataset id;
     hdf5::Type type;
     DatasetInfo info;
+
+    Opened() = default;
+    Opened(const Opened&) = delete;
+    Opened& operator=(const Opened&) = delete;
+    ~Opened() {
+      const hdf5::Guard guard;
+      id.reset();
+      type.reset();
+    }
   };
 
   std::string where(const std::string& node) const { return path_ + ":" + node; }
@@ -252,8 +268,8 @@ class Hdf5Source final : public Source {
     }
   }
 
-  const Opened& open_dataset(const std::string& node) const {
-    if (opened_ && opened_->node == node) return *opened_;
+  std::shared_ptr<const Opened> open_dataset(const std::string& node) const {
+    if (opened_ && opened_->node == node) return opened_;
     switch (kind_of(node)) {
       case NodeKind::dataset: break;
       case NodeKind::absent: throw Error(where(node), "is missing");
@@ -261,14 +277,14 @@ class Hdf5Source final : public Source {
         throw Error(where(node), "is a soft, external or user-defined link", "traces hold datasets themselves");
       default: throw Error(where(node), "is not a dataset");
     }
-    auto opened = std::make_unique<Opened>();
+    auto opened = std::make_shared<Opened>();
     opened->node = node;
     const hdf5::Properties access(H5Pcreate(H5P_DATASET_ACCESS));
     opened->id = hdf5::Dataset(hdf5::check_id(H5Dopen2(file_, node.c_str(), access), where(node), "cannot be opened"));
     opened->type = hdf5::Type(hdf5::check_id(H5Dget_type(opened->id), where(node), "has no readable type"));
     opened->info = describe_dataset(opened->id, opened->type);
     opened_ = std::move(opened);
-    return *opened_;
+    return opened_;
   }
 
   DatasetInfo describe_dataset(hid_t id, hid_t type) const {
@@ -429,7 +445,9 @@ class Hdf5Source final : public Source {
                    std::vector<std::int64_t>& count, std::size_t axis, std::vector<std::byte>& staging,
                    const ByteSink& sink) const {
     const std::int64_t bytes = product(count) * info.type.size;
-    if (bytes <= piece_bytes || axis >= count.size()) {
+    // A compressed chunk is decoded whole, so pieces are large enough to hold several.
+    const std::int64_t limit = info.filters.empty() ? piece_bytes : decoded_piece_bytes;
+    if (bytes <= limit || axis >= count.size()) {
       read_piece(node, start, count, staging, static_cast<std::size_t>(bytes));
       sink(staging);
       return;
@@ -438,7 +456,7 @@ class Hdf5Source final : public Source {
     const std::int64_t row = bytes / total;
     // A whole chunk at a time, so that none is read twice.
     const std::int64_t unit = info.chunk.empty() ? 1 : info.chunk[axis];
-    std::int64_t step = std::max<std::int64_t>(1, piece_bytes / row);
+    std::int64_t step = std::max<std::int64_t>(1, limit / row);
     if (step > unit) step -= step % unit;
     for (std::int64_t done = 0; done < total;) {
       std::int64_t n = std::min(total - done, step);
@@ -454,27 +472,100 @@ class Hdf5Source final : public Source {
 
   void read_piece(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
                   std::vector<std::byte>& staging, std::size_t bytes) const {
-    const hdf5::Guard guard;
-    const Opened& opened = open_dataset(node);
     staging.resize(bytes);
+    std::shared_ptr<const Opened> opened;
+    {
+      const hdf5::Guard guard;
+      opened = open_dataset(node);
+    }
+    const DatasetInfo& info = opened->info;
+    if (can_decode(info.filters) && bytes >= 65536 && decode_piece(*opened, start, count, staging)) return;
+    const hdf5::Guard guard;
     std::array<hsize_t, max_rank> from{}, extent{};
     std::copy(start.begin(), start.end(), from.begin());
     std::copy(count.begin(), count.end(), extent.begin());
     const auto rank = static_cast<int>(count.size());
-    const hdf5::Space file_space(H5Dget_space(opened.id));
+    const hdf5::Space file_space(H5Dget_space(opened->id));
     const hdf5::Space memory_space(rank == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(rank, extent.data(), nullptr));
     if (rank > 0)
       hdf5::check(H5Sselect_hyperslab(file_space, H5S_SELECT_SET, from.data(), nullptr, extent.data(), nullptr), where(node),
                   "a slice cannot be selected");
-    hdf5::check(H5Dread(opened.id, opened.type, memory_space, file_space, H5P_DEFAULT, staging.data()), where(node),
+    hdf5::check(H5Dread(opened->id, opened->type, memory_space, file_space, H5P_DEFAULT, staging.data()), where(node),
                 "cannot be read");
+  }
+
+  // Reads compressed chunks one by one and decodes them on several threads, HDF5's lock being held for the reading only.
+  // False: some chunk was never written, and HDF5 knows what to give for it.
+  bool decode_piece(const Opened& opened, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
+                    std::vector<std::byte>& staging) const {
+    const DatasetInfo& info = opened.info;
+    std::vector<std::int64_t> first, chunks;
+    for (std::size_t axis = 0; axis < start.size(); ++axis) {
+      first.push_back(start[axis] / info.chunk[axis]);
+      chunks.push_back((start[axis] + count[axis] - 1) / info.chunk[axis] + 1 - first.back());
+    }
+    const std::int64_t total = product(chunks);
+    std::atomic<std::int64_t> next{0};
+    std::atomic<bool> absent{false};
+    std::mutex failure_mutex;
+    std::exception_ptr failure;
+    const auto work = [&] {
+      std::vector<std::int64_t> at(start.size());
+      std::vector<std::byte> decoded;
+      for (std::int64_t i = next++; i < total && !absent; i = next++) try {
+          std::int64_t rest = i;
+          for (std::size_t axis = start.size(); axis-- > 0; rest /= chunks[axis])
+            at[axis] = (first[axis] + rest % chunks[axis]) * info.chunk[axis];
+          if (!decode_one(opened, at, decoded)) absent = true;
+          if (!absent)
+            copy_intersection(at, info.chunk, decoded.data(), start, count, staging.data(),
+                              static_cast<std::size_t>(info.type.size));
+        } catch (...) {
+          const std::lock_guard lock(failure_mutex);
+          failure = std::current_exception();
+          next = total;
+        }
+    };
+    std::vector<std::thread> threads;
+    const std::int64_t wanted = std::min({total, decoding_threads, static_cast<std::int64_t>(thread_count())});
+    // Threads of its own rather than the pool's: a sandboxed reader may be a fork of a process whose pool it lacks.
+    try {
+      while (static_cast<std::int64_t>(threads.size()) + 1 < wanted) threads.emplace_back(work);
+    } catch (const std::system_error&) {
+      // Fewer threads do it too.
+    }
+    work();
+    for (auto& thread : threads) thread.join();
+    if (failure) std::rethrow_exception(failure);
+    return !absent;
+  }
+
+  bool decode_one(const Opened& opened, const std::vector<std::int64_t>& at, std::vector<std::byte>& decoded) const {
+    const DatasetInfo& info = opened.info;
+    const auto bytes = static_cast<std::size_t>(product(info.chunk) * info.type.size);
+    std::vector<std::byte> stored;
+    std::uint32_t skipped = 0;
+    {
+      const hdf5::Guard guard;
+      const std::vector<hsize_t> offset(at.begin(), at.end());
+      hsize_t size = 0;
+      hdf5::check(H5Dget_chunk_storage_size(opened.id, offset.data(), &size), where(opened.node), "a chunk cannot be found");
+      if (size == 0) return false;
+      if (size > 2 * bytes + 4096) throw Error(where(opened.node), "has a chunk of an impossible size");
+      stored.resize(size);
+      hdf5::check(H5Dread_chunk(opened.id, H5P_DEFAULT, offset.data(), &skipped, stored.data()), where(opened.node),
+                  "a chunk cannot be read");
+    }
+    if (!decode_chunk(info.filters, skipped, static_cast<std::size_t>(info.type.size), std::move(stored), bytes, decoded))
+      throw Error(where(opened.node), "has a damaged chunk: it cannot be decompressed");
+    return true;
   }
 
   std::string path_;
   std::int64_t file_size_ = 0;
   bool left_open_ = false;
   hdf5::File file_;
-  mutable std::unique_ptr<Opened> opened_;
+  mutable std::shared_ptr<const Opened> opened_;  // the last one, ready for the next slice
 };
 
 std::unique_ptr<Source> open_direct_source(const std::string& path) { return std::make_unique<Hdf5Source>(path); }

@@ -8,7 +8,8 @@
 namespace kvreplay::sandbox {
 namespace {
 
-constexpr int cpu_seconds_per_request = 5;  // and again for every piece
+// Names and shapes take milliseconds; a piece may mean decoding a large chunk.
+constexpr int cpu_seconds_per_request = 2, cpu_seconds_per_piece = 8;
 
 struct ParentGone {};
 struct Stopped {};
@@ -113,7 +114,7 @@ class Server {
       ++in_flight_;
       next_slot_ = (next_slot_ + 1) % slots;
       piece = piece.subspan(n);
-      allow_cpu_seconds(cpu_seconds_per_request);
+      allow_cpu_seconds(cpu_seconds_per_piece);
     }
   }
 
@@ -132,6 +133,7 @@ class Server {
     stopped_ = false;
     std::string failure;
     Message last = Message::done;
+    allow_cpu_seconds(cpu_seconds_per_piece);
     try {
       produce();
     } catch (const Stopped&) {

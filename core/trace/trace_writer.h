@@ -2,9 +2,13 @@
 // committed survives a kill at any moment.
 //
 //   TraceWriter writer = TraceWriter::create("t.h5", layout);
-//   for each block of tokens: for each layer: writer.append(layer, LayerDataset::key, rows);
+//   for each block of tokens: writer.append_tokens(...);
+//                             for each layer: writer.append(layer, LayerDataset::key, rows); ...
 //                             writer.commit(tokens_so_far);
-//   writer.finish();                                          // OUT.partial becomes OUT
+//   writer.finish(tokens);                                    // OUT.partial becomes OUT
+//
+// Chunks hold 256 tokens. A commit that does not end on one writes the chunk as far as it is full and again later, so a
+// generation commits now and then rather than after every token.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +50,8 @@ class TraceWriter {
   // The finished file's size in bytes, right within 2 %.
   static std::int64_t predicted_size(const TraceLayout& layout);
 
-  // Creates PATH.partial. Throws Error when the folder is not writable or has less free space than predicted_size.
+  // Creates PATH.partial. Throws Error when the folder is not writable or has less free space than predicted_size, and when
+  // PATH.partial holds tokens of a capture that was cut off.
   static TraceWriter create(const std::string& path, const TraceLayout& layout);
   // Opens PATH.partial of a capture that was cut off. Throws Error unless the layout is the same. committed() tells where
   // to go on.
@@ -62,12 +67,15 @@ class TraceWriter {
   void append_tokens(std::int64_t first, std::span<const std::int32_t> ids, std::span<const float> nll,
                      const std::vector<std::string>& texts);
   // Rows that follow those already appended to this dataset: [heads, n, columns] of key, value, query, head_output,
-  // attention; for log_sum_exp [1, heads, n]. The writer gathers them into whole chunks.
+  // attention (with fewer columns, the rest is 0); for log_sum_exp [1, heads, n]. The writer gathers them into whole
+  // chunks.
   void append(int layer, LayerDataset which, TensorView<const float, 3> rows);
-  // Written whole, once: output_projection [1, C, Hq * d]; output_gram [Hq, d, d]; attention_column_sum [1, Hq, T] at the
-  // end of the prompt.
+  // Written whole, once, before finish(): output_projection [1, C, Hq * d]; output_gram [Hq, d, d]; attention_column_sum
+  // [1, Hq, T] when the prompt is done, before the commit that says so. In a resumed capture, what is there already is left
+  // alone.
   void write_whole(int layer, LayerDataset which, TensorView<const float, 3> values);
-  // All datasets hold everything of the first `tokens` tokens; flushed in the order that survives kill -9.
+  // All datasets hold everything of the first `tokens` tokens; flushed in the order that survives kill -9. Throws Error
+  // when something was not appended, or the disk is full: what was committed before stays.
   void commit(std::int64_t tokens);
   // tokens: how many there are in the end (at most layout.tokens). Renames PATH.partial to PATH.
   void finish(std::int64_t tokens);

@@ -19,7 +19,7 @@ void TraceWriter::State::settle(std::int64_t tokens) {
     shrink(tokens);
   }
   mark_complete();
-  hdf5::check(H5Fflush(file, H5F_SCOPE_GLOBAL), partial, "cannot be written");
+  check_write(H5Fflush(file, H5F_SCOPE_GLOBAL), partial);
   datasets.clear();
   committed_id.reset();
   if (file.reset() < 0) hdf5::fail(partial, "cannot be closed");
@@ -30,7 +30,7 @@ void TraceWriter::State::mark_complete() {
   const hdf5::Attribute attribute(
       hdf5::check_id(H5Aopen_by_name(file, "/", "complete", H5P_DEFAULT, H5P_DEFAULT), partial, "cannot be completed"));
   const int yes = 1;
-  hdf5::check(H5Awrite(attribute, H5T_NATIVE_INT, &yes), partial, "cannot be completed");
+  check_write(H5Awrite(attribute, H5T_NATIVE_INT, &yes), partial);
 }
 
 void TraceWriter::State::shrink(std::int64_t tokens) {

@@ -41,8 +41,13 @@ struct TraceWriter::State {
   std::int64_t committed = 0;
   std::int64_t text_written = 0;  // bytes
   bool finished = false;
+  // A write did not succeed: from then on nothing more goes into the file, so that it stays as it was.
+  bool write_failed = false;
 
   ~State();
+  void abandon_file();
+  // hdf5::check for what writes.
+  void check_write(herr_t status, const std::string& at);
   std::string where(const OpenDataset& d) const { return partial + ":" + d.shape.node; }
   OpenDataset& find(const std::string& node) { return datasets[by_node.at(node)]; }
   OpenDataset& find(int layer, LayerDataset which);

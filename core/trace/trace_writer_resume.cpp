@@ -90,7 +90,8 @@ hdf5::File reopen(const std::string& partial) {
   const hbool_t yes = 1;
   H5Pset(access, "clear_status_flags", &yes);
   H5Pset(access, "skip_eof_check", &yes);
-  hdf5::File file(hdf5::check_id(H5Fopen(partial.c_str(), H5F_ACC_RDWR, access), partial, "cannot be reopened"));
+  hdf5::File file(hdf5::check_id(H5Fopen(partial.c_str(), H5F_ACC_RDWR, access), partial,
+                                 "cannot be opened for writing (another program may have it open)"));
   // New chunks must not be laid over old ones that lie past the end that was noted.
   hdf5::check(H5Fincrement_filesize(file, 0), partial, "cannot be reopened");
   return file;

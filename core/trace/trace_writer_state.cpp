@@ -1,5 +1,8 @@
 // Writes traces so that a kill at any moment loses nothing that was committed: single-writer mode, whole chunks, flush,
 // then the committed count. (Found by 2,050 kills without a loss; HDF5's filters and plain flushing both lose data.)
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 
@@ -16,12 +19,31 @@ TraceWriter::State::~State() {
   try {
     const hdf5::Guard guard;
     const bool opened = file.valid();
+    if (write_failed) abandon_file();
     close_file();
     // A file without a single committed token is of no use to anybody.
     if (opened && !finished && committed == 0) std::filesystem::remove(partial);
   } catch (const std::exception&) {
     // What was committed is in the file; there is nobody to tell.
   }
+}
+
+// Closing would write what HDF5 still has in memory, and on a full disk leave a file whose parts contradict each other.
+// What is in the file now is what a kill would have left: complete up to the mark. So HDF5 gets to write somewhere else.
+void TraceWriter::State::abandon_file() {
+  void* handle = nullptr;
+  if (!file.valid() || H5Fget_vfd_handle(file, H5P_DEFAULT, &handle) < 0 || handle == nullptr) return;
+  const int elsewhere = memfd_create("abandoned", MFD_CLOEXEC);
+  if (elsewhere < 0) return;
+  dup2(elsewhere, *static_cast<const int*>(handle));
+  close(elsewhere);
+}
+
+void TraceWriter::State::check_write(herr_t status, const std::string& at) {
+  if (status >= 0) return;
+  write_failed = true;
+  hdf5::fail(at, "cannot be written",
+             committed == 0 ? "" : "the " + std::to_string(committed) + " tokens committed so far are safe in " + partial);
 }
 
 void TraceWriter::State::close_file() {
@@ -91,9 +113,7 @@ void TraceWriter::State::write_staging(OpenDataset& d, std::int64_t row_chunk) {
     const std::byte* chunk = d.staging.data() + static_cast<std::size_t>(o) * bytes;
     const auto offset = s.chunk_offset(o, row_chunk);
     const std::vector<hsize_t> at(offset.begin(), offset.end());
-    if (H5Dwrite_chunk(d.id, H5P_DEFAULT, 0, at.data(), bytes, chunk) < 0)
-      hdf5::fail(where(d), "cannot be written",
-                 committed == 0 ? "" : "the " + std::to_string(committed) + " tokens committed so far are safe in it");
+    check_write(H5Dwrite_chunk(d.id, H5P_DEFAULT, 0, at.data(), bytes, chunk), where(d));
     d.crc[static_cast<std::size_t>(o * s.row_chunks() + row_chunk)] = crc32c(chunk, bytes);
   }
   d.staged = false;
@@ -106,17 +126,15 @@ void TraceWriter::State::write_staging(OpenDataset& d, std::int64_t row_chunk) {
 void TraceWriter::State::flush(OpenDataset& d) {
   if (d.staged) write_staging(d, (d.appended - 1) / d.shape.rows_chunk);
   if (!d.unflushed) return;
-  hdf5::check(H5Dwrite(d.checksums, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, d.crc.data()), where(d),
-              "cannot be written");
-  hdf5::check(H5Dflush(d.id), where(d), "cannot be written");
-  hdf5::check(H5Dflush(d.checksums), where(d), "cannot be written");
+  check_write(H5Dwrite(d.checksums, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, d.crc.data()), where(d));
+  check_write(H5Dflush(d.id), where(d));
+  check_write(H5Dflush(d.checksums), where(d));
   d.unflushed = false;
 }
 
 void TraceWriter::State::write_mark(std::int64_t tokens) {
-  hdf5::check(H5Dwrite(committed_id, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, &tokens), partial,
-              "cannot be written");
-  hdf5::check(H5Dflush(committed_id), partial, "cannot be written");
+  check_write(H5Dwrite(committed_id, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, &tokens), partial);
+  check_write(H5Dflush(committed_id), partial);
   committed = tokens;
 }
 
