@@ -542,7 +542,8 @@ class StructureReader {
                         std::string(layer_dataset_name(which)) + " must not be");
       return;
     }
-    const bool whole = which == LayerDataset::output_projection || which == LayerDataset::attention_column_sum;
+    const bool whole = which == LayerDataset::output_projection || which == LayerDataset::output_gram ||
+                       which == LayerDataset::attention_column_sum;
     if (!out_.complete) {
       // Written in one go at some moment of the capture: all there or not at all.
       if (whole && info->filters.empty() && info->stored_bytes < info->logical_bytes()) return;
