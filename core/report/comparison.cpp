@@ -111,6 +111,8 @@ void add_notes(RunSummary& run) {
   if (run.empty_heads > 0 && !noted("empty"))
     run.notes.push_back(std::to_string(run.empty_heads) + (run.empty_heads == 1 ? " head is" : " heads are") +
                         " empty: no prompt token is left");
+  if (run.steps == 0)
+    run.notes.emplace_back("nothing was measured: the trace has no generated tokens (capture with --generate N makes some)");
   // 1.01: kept counts are whole numbers, bytes are exact.
   if (run.bytes_factor > 1.01)
     run.notes.push_back("evicts per query head: " + format_number(std::round(run.bytes_factor * 100) / 100) +
@@ -126,12 +128,11 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
   run.info = file.info(number);
   run.label = policy_label(run.info.policy);
   run.bound = is_hindsight_bound(run.info.preset);
-  std::int64_t steps = -1;
   for (const auto& name : file.metric_names(number)) {
     MetricValues values = file.metric(number, name);
     if (values.axes.size() != values.shape.size()) values.axes = usual_axes(name, values.shape.size());
     const std::size_t step = axis_place(values, "step");
-    if (step < values.shape.size()) steps = values.shape[step];
+    if (step < values.shape.size()) run.steps = values.shape[step];
     // A value a region is a table of its own, not a number of a head.
     if (axis_place(values, "region") < values.shape.size()) {
       run.regions.emplace(name, summarise_regions(values));
@@ -142,7 +143,7 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
   }
   if (run.layers == 0) run.layers = file.evicted_at(number).dim(0);
   const std::int64_t tokens = run.layers > 0 ? file.evicted_at(number, 0).dim(1) : 0;
-  run.prompt_length = steps >= 0 ? tokens - steps : options.prompt_length ? options.prompt_length(run.info) : 0;
+  run.prompt_length = run.steps >= 0 ? tokens - run.steps : options.prompt_length ? options.prompt_length(run.info) : 0;
   if (run.prompt_length <= 0 || run.prompt_length > tokens) run.prompt_length = tokens;
   run.ratio = static_cast<double>(run.info.budget) / static_cast<double>(std::max<std::int64_t>(1, run.prompt_length));
   count_evicted(file, run);
@@ -273,6 +274,13 @@ const BudgetGroup* Comparison::find_budget(std::int64_t budget) const {
   for (const auto& group : budgets)
     if (group.budget == budget) return &group;
   return nullptr;
+}
+
+bool Comparison::has_values(const std::string& metric) const {
+  return std::any_of(runs.begin(), runs.end(), [&](const RunSummary& run) {
+    const auto found = run.metrics.find(metric);
+    return found != run.metrics.end() && found->second.distribution.count > 0;
+  });
 }
 
 Comparison compare(const std::vector<const Results*>& files, const ComparisonOptions& options, Job& job) {

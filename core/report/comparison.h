@@ -42,6 +42,7 @@ struct RunSummary {
   std::string label;   // the shortest name that tells its policy from the others here: "snapkv", "restkv:alpha=0.3"
   bool bound = false;  // computed in hindsight from later queries; no policy can be expected to reach it
   std::int64_t layers = 0, heads = 0, tokens = 0, prompt_length = 0;
+  std::int64_t steps = -1;   // decode steps that were measured; -1: the run has no metric that tells
   double ratio = 0;          // budget / prompt
   std::int64_t evicted = 0;  // (layer, head, token) entries that are evicted in the end
   double evicted_per_head = 0;
@@ -74,6 +75,7 @@ struct Comparison {
                                      // regions are not among them
   std::vector<std::string> traces;   // distinct, as given
   const BudgetGroup* find_budget(std::int64_t budget) const;
+  bool has_values(const std::string& metric) const;  // any number at all in any run
 };
 
 struct ComparisonOptions {

@@ -192,6 +192,18 @@ class ReportTest(EndToEndTest):
         self.assertGreaterEqual(low, min(means) - 1e-12)
         self.assertLessEqual(high, max(means) + 1e-12)
         self.page(self.results, other)
+        table = self.succeeds("report", self.results, other)
+        self.assertIn("95 % interval", table)
+        self.assertRegex(table, r"(?m)^    snapkv .* 0\.\d+ – 0\.\d+ ")
+
+    def test_a_trace_without_generated_tokens_says_that_nothing_was_measured(self):
+        shape = sample_results.write_trace(self.path("t.h5"), prompt=60, steps=0)
+        sample_results.write_results(self.path("r.h5"), self.path("t.h5"), shape, [10, 20])
+        text = self.succeeds("report", self.path("r.h5"))
+        self.assertIn("nothing was measured: the trace has no generated tokens", text)
+        self.assertNotIn("output_error", text)
+        self.assertIn("kept", text)
+        self.page(self.path("r.h5"))
 
     def test_without_the_trace_there_is_no_text_and_a_note(self):
         os.rename(self.trace, self.path("moved.h5"))

@@ -148,7 +148,7 @@ std::string head_metric(const ReportSources& sources) {
   for (const auto& name : sources.comparison.metrics)
     for (const auto& run : sources.comparison.runs) {
       const auto found = run.metrics.find(name);
-      if (found != run.metrics.end() && !found->second.by_head.empty()) return name;
+      if (found != run.metrics.end() && !found->second.by_head.empty() && found->second.distribution.count > 0) return name;
     }
   return "";
 }
@@ -247,8 +247,15 @@ std::vector<ReportFigure> report_figures(const ReportSources& sources, const Bud
   std::vector<ReportFigure> figures;
   if (!sources.metric.empty()) {
     figures.push_back(mean_by_budget(sources));
-    figures.push_back(tail_by_budget(sources));
-    figures.push_back(metric_by_layer(sources, group));
+    std::int64_t values = 0, layers = 0;
+    for (const auto& run : sources.comparison.runs) {
+      layers = std::max(layers, run.layers);
+      if (const auto found = run.metrics.find(sources.metric); found != run.metrics.end())
+        values = std::max(values, found->second.distribution.count);
+    }
+    // Of a single layer there is no spread to show.
+    if (values > 1) figures.push_back(tail_by_budget(sources));
+    if (layers > 1) figures.push_back(metric_by_layer(sources, group));
   }
   const std::string heads = head_metric(sources);
   if (!heads.empty()) {

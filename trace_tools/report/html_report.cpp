@@ -60,12 +60,13 @@ std::string notes_html(const ReportSources& sources) {
 }
 
 // The metric that leads comes first, so that a phone shows it; what was evicted and in how many bytes next.
-std::string table_head(const std::vector<std::string>& metrics) {
+std::string table_head(const std::vector<std::string>& metrics, bool several_traces) {
   std::string groups = "<tr><th class=\"first\"></th>", titles = "<tr><th class=\"first\">policy</th>";
   const auto add_metric = [&](const std::string& name, bool leads) {
-    groups += "<th class=\"group start\" colspan=\"" + std::string(leads ? "5" : "4") + "\" title=\"" +
-              html_text(metric_info(name).doc) + "\">" + html_text(name) + "</th>";
-    titles += "<th class=\"start\">mean</th><th>median</th>";
+    groups += "<th class=\"group start\" colspan=\"" + std::to_string((leads ? 5 : 4) + (several_traces ? 1 : 0)) +
+              "\" title=\"" + html_text(metric_info(name).doc) + "\">" + html_text(name) + "</th>";
+    titles +=
+        "<th class=\"start\">mean</th>" + std::string(several_traces ? "<th>95 % interval</th>" : "") + "<th>median</th>";
     for (const auto& tail : tail_of(name)) titles += "<th>" + std::string(tail.name) + "</th>";
     if (leads) titles += "<th>regret</th>";
   };
@@ -76,12 +77,17 @@ std::string table_head(const std::vector<std::string>& metrics) {
   return "<thead>" + groups + "</tr>\n" + titles + "</tr></thead>\n";
 }
 
-std::string metric_cells(const Cell& cell, const std::string& name, bool leads) {
+std::string metric_cells(const Cell& cell, const std::string& name, bool leads, bool several_traces) {
   const auto found = cell.metrics.find(name);
   const Distribution none = distribution_of({});
   const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
-  std::string html =
-      "<td class=\"start\">" + report_number(values.mean) + "</td><td>" + report_number(values.median) + "</td>";
+  std::string html = "<td class=\"start\">" + report_number(values.mean) + "</td>";
+  if (several_traces)
+    html += "<td>" +
+            (found == cell.metrics.end() ? std::string("–")
+                                         : report_interval(found->second.interval.low, found->second.interval.high)) +
+            "</td>";
+  html += "<td>" + report_number(values.median) + "</td>";
   for (const auto& tail : tail_of(name)) html += "<td>" + report_number(values.*tail.value) + "</td>";
   if (leads)
     html += "<td>" + (cell.bound || found == cell.metrics.end() ? std::string("–") : report_signed(found->second.regret)) +
@@ -91,6 +97,7 @@ std::string metric_cells(const Cell& cell, const std::string& name, bool leads) 
 
 std::string row_html(const ReportSources& sources, const Cell& cell, bool best, const std::vector<std::string>& metrics) {
   const RunSummary& run = sources.comparison.runs[cell.runs.front()];
+  const bool several = sources.comparison.traces.size() > 1;
   std::string html = "<tr class=\"" +
                      std::string(best         ? "best"
                                  : cell.bound ? "bound"
@@ -100,21 +107,27 @@ std::string row_html(const ReportSources& sources, const Cell& cell, bool best, 
                       : cell.bound ? " °"
                                    : "") +
                      "</td>";
-  if (!metrics.empty()) html += metric_cells(cell, metrics.front(), true);
+  if (!metrics.empty()) html += metric_cells(cell, metrics.front(), true, several);
   html += "<td class=\"start\">" + format_bytes(static_cast<double>(run.info.cache_bytes)) +
           (run.bytes_factor > 1.01 ? " q" : "") + "</td>";
   html +=
       "<td title=\"" + report_count(run.evicted) + " in all\">" + report_count(std::llround(run.evicted_per_head)) + "</td>";
-  html += "<td class=\"mono\" title=\"" + html_text(run.info.kept_sha256) + "\">" +
-          html_text(run.info.kept_sha256.substr(0, 8)) + "</td>";
-  for (std::size_t i = 1; i < metrics.size(); ++i) html += metric_cells(cell, metrics[i], false);
+  if (cell.runs.size() > 1) {
+    html += "<td>" + std::to_string(cell.runs.size()) + " traces</td>";
+  } else {
+    html += "<td class=\"mono\" title=\"" + html_text(run.info.kept_sha256) + "\">" +
+            html_text(run.info.kept_sha256.substr(0, 8)) + "</td>";
+  }
+  for (std::size_t i = 1; i < metrics.size(); ++i) html += metric_cells(cell, metrics[i], false, several);
   return html + "</tr>\n";
 }
 
 std::string table_html(const ReportSources& sources) {
   const std::vector<std::string> metrics = table_metrics(sources);
-  const std::size_t columns = 4 + 4 * metrics.size() + (metrics.empty() ? 0 : 1);
-  std::string html = "<div class=\"scroll\" tabindex=\"0\"><table>" + table_head(metrics);
+  const std::size_t columns =
+      4 + (sources.comparison.traces.size() > 1 ? 5 : 4) * metrics.size() + (metrics.empty() ? 0 : 1);
+  std::string html =
+      "<div class=\"scroll\" tabindex=\"0\"><table>" + table_head(metrics, sources.comparison.traces.size() > 1);
   for (const auto& group : sources.comparison.budgets) {
     html += "<tbody><tr class=\"head\"><th class=\"section\" colspan=\"" + std::to_string(columns) + "\">budget " +
             html_text(group.text) + "</th></tr>\n";

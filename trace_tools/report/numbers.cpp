@@ -19,6 +19,10 @@ std::string report_number(double value) {
   return buffer.data();
 }
 
+std::string report_interval(double low, double high) {
+  return std::isnan(low) || std::isnan(high) ? "–" : report_number(low) + " – " + report_number(high);
+}
+
 std::string report_signed(double value) {
   const std::string text = report_number(value);
   return value > 0 ? "+" + text : text;

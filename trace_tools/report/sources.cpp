@@ -57,8 +57,9 @@ std::string choose_metric(const ReportRequest& request, const Comparison& compar
     return request.metric;
   }
   for (const auto& name : names)
-    if (metric_info(name).headline) return name;
-  return names.empty() ? "" : names.front();
+    if (metric_info(name).headline && comparison.has_values(name)) return name;
+  const auto any = std::find_if(names.begin(), names.end(), [&](const auto& name) { return comparison.has_values(name); });
+  return any == names.end() ? "" : *any;
 }
 
 }  // namespace
@@ -125,7 +126,7 @@ std::vector<std::string> table_metrics(const ReportSources& sources) {
   std::vector<std::string> names;
   if (!sources.metric.empty()) names.push_back(sources.metric);
   for (const auto& name : sources.comparison.metrics)
-    if (name != sources.metric && metric_info(name).headline) names.push_back(name);
+    if (name != sources.metric && metric_info(name).headline && sources.comparison.has_values(name)) names.push_back(name);
   return names;
 }
 

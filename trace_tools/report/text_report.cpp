@@ -54,6 +54,7 @@ struct TextTable {
     }
     if (std::any_of(columns.begin(), columns.end(), [](const Column& column) { return !column.group.empty(); }))
       text += (escapes ? faint + groups + plain : groups) + "\n";
+    while (titles.back() == ' ') titles.pop_back();
     text += (escapes ? faint + titles + plain : titles) + "\n";
     for (const auto& row : rows) {
       std::string line;
@@ -91,7 +92,9 @@ TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const
   const bool several = sources.comparison.traces.size() > 1;
   table.columns = {{"", "policy", true}, {"", "bytes"}, {"", "evicted"}, {"", several ? "traces" : "kept", true}};
   for (const auto& name : metrics) {
-    table.columns.insert(table.columns.end(), {{name, "mean"}, {name, "median"}});
+    table.columns.push_back({name, "mean"});
+    if (several) table.columns.push_back({name, "95 % interval"});
+    table.columns.push_back({name, "median"});
     for (const auto& tail : tail_of(name)) table.columns.push_back({name, tail.name});
     if (name == sources.metric) table.columns.push_back({name, "regret"});
   }
@@ -113,7 +116,11 @@ TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const
       const auto found = cell.metrics.find(name);
       const Distribution none = distribution_of({});
       const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
-      for (double value : {values.mean, values.median}) row.fields.push_back(report_number(value));
+      row.fields.push_back(report_number(values.mean));
+      if (several)
+        row.fields.push_back(
+            found == cell.metrics.end() ? "–" : report_interval(found->second.interval.low, found->second.interval.high));
+      row.fields.push_back(report_number(values.median));
       for (const auto& tail : tail_of(name)) row.fields.push_back(report_number(values.*tail.value));
       if (name == sources.metric)
         row.fields.push_back(cell.bound || found == cell.metrics.end() ? "–" : report_signed(found->second.regret));
@@ -190,6 +197,7 @@ std::string footer(const ReportSources& sources, const std::vector<std::string>&
   for (const auto& run : sources.comparison.runs) any_bound |= run.bound, any_query_head |= run.bytes_factor > 1.01;
   if (!metrics.empty())
     text += "  * best mean " + sources.metric + " at this budget among the policies that evicted something\n";
+  if (sources.comparison.traces.size() > 1) text += "  95 % interval: of the mean over traces, by bootstrap\n";
   if (any_bound)
     text +=
         "  ° bound found in hindsight from later queries: no policy can be expected to reach it\n"
