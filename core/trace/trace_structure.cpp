@@ -303,6 +303,11 @@ class StructureReader {
     std::int64_t last = -1;
     for (std::size_t i = 0; i < list->size(); ++i) {
       const std::int64_t position = (*list)[i];
+      // A capture killed while its early end was being cut off: what follows the committed tokens may be half gone.
+      if (!out_.complete && last + 1 >= out_.tokens) {
+        list->resize(i);
+        break;
+      }
       if (position <= last || (out_.complete && position >= out_.tokens)) {
         problem(node, "holds " + std::to_string(position) + " at index " + std::to_string(i) +
                           (position <= last ? ", and positions must increase from 0" : ", past the last token"));
@@ -347,7 +352,7 @@ class StructureReader {
       problem("/tokens/span_label", "is " + label->type.name() + ", not a list of fixed-length text");
       return;
     }
-    if (start->shape != end->shape || start->shape != label->shape) {
+    if (out_.complete && (start->shape != end->shape || start->shape != label->shape)) {
       problem("/tokens/span_start", "and span_end and span_label have different lengths");
       return;
     }
@@ -356,11 +361,14 @@ class StructureReader {
     const auto labels = values<char>("/tokens/span_label", *label);
     if (!starts || !ends || !labels) return;
     const auto size = static_cast<std::size_t>(label->type.size);
-    for (std::size_t i = 0; i < starts->size(); ++i) {
+    // In a capture killed while its early end was being cut off the lists may differ: what all three hold counts.
+    const std::size_t count = std::min({starts->size(), ends->size(), labels->size() / std::max<std::size_t>(1, size)});
+    for (std::size_t i = 0; i < count; ++i) {
       TextSpan span{(*starts)[i], (*ends)[i], {}};
       const char* text = labels->data() + i * size;
       span.label.assign(text, std::find(text, text + size, '\0'));
       if (span.start < 0 || span.end <= span.start || (out_.complete && span.end > out_.tokens)) {
+        if (!out_.complete) continue;
         problem("/tokens/span_start", "span " + std::to_string(i) + " (\"" + span.label + "\") is " +
                                           std::to_string(span.start) + " to " + std::to_string(span.end) +
                                           ", not a stretch of the " + std::to_string(out_.tokens) + " tokens");

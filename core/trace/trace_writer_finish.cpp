@@ -100,7 +100,9 @@ void TraceWriter::State::shrink_list(const char* node, const std::vector<std::in
 
 // Spans past the end go, and one across it ends there. Those that stay come first in the file.
 void TraceWriter::State::shrink_spans(std::int64_t tokens) {
-  if (layout.spans.empty()) return;
+  const bool all_stay =
+      std::all_of(layout.spans.begin(), layout.spans.end(), [&](const TextSpan& span) { return span.end <= tokens; });
+  if (all_stay) return;
   std::vector<std::int32_t> starts, ends;
   std::size_t longest = 1;
   for (const TextSpan& span : layout.spans) longest = std::max(longest, span.label.size());

@@ -220,6 +220,7 @@ class ReportTest(EndToEndTest):
 
     def test_bad_usage_and_bad_files(self):
         self.fails(2, "results", "report")
+        self.assertEqual(self.succeeds("report", self.results, "--csv"), self.succeeds("report", self.results, "--csv", "-"))
         self.fails(2, "standard output", "report", self.results, "--csv", "-", "--json")
         self.fails(1, ["no such metric", "no run has this metric"][1:], "report", self.results, "--metric", "nothing")
         self.fails(1, ["did you mean output_error"], "report", self.results, "--metric", "output_eror")

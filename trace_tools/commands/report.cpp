@@ -36,7 +36,7 @@ class ReportCommand final : public Command {
   std::string_view name() const override { return "report"; }
   std::string_view summary() const override { return "compare the runs of results files: tables, a page with figures"; }
   std::string_view usage() const override {
-    return "RESULTS.h5... [--csv FILE] [--json] [--html FILE] [--trace T.h5] [--metric NAME] [--budget N]";
+    return "RESULTS.h5... [--csv [FILE]] [--json] [--html [FILE]] [--trace T.h5] [--metric NAME] [--budget N]";
   }
   std::string_view description() const override {
     return "Sets every policy beside every other at each budget: mean, median, 95th and 99th percentile over heads, how far "
@@ -46,14 +46,15 @@ class ReportCommand final : public Command {
            "  kvreplay report r.h5                      tables in the terminal\n"
            "  kvreplay report r.h5 --html report.html   one page that needs nothing else: figures, text, tables, "
            "provenance\n"
-           "  kvreplay report a.h5 b.h5 --csv -         one row a run; several traces are averaged, with intervals, in the\n"
+           "  kvreplay report a.h5 b.h5 --csv           one row a run; several traces are averaged, with intervals, in the\n"
            "                                            other forms";
   }
   void declare(options::options_description& visible, options::options_description& hidden,
                options::positional_options_description& positional) const override {
-    visible.add_options()("csv", options::value<std::string>()->value_name("FILE"),
-                          "one row a run as CSV; - is standard output")(
-        "html", options::value<std::string>()->value_name("FILE"), "one self-contained page; - is standard output")(
+    visible.add_options()("csv", options::value<std::string>()->value_name("FILE")->implicit_value("-"),
+                          "one row a run as CSV, on standard output when no file is named")(
+        "html", options::value<std::string>()->value_name("FILE")->implicit_value("-"),
+        "one self-contained page, on standard output when no file is named")(
         "trace", options::value<std::string>()->value_name("T.h5"), "the trace, where it is not where the results say")(
         "metric", options::value<std::string>()->value_name("NAME"),
         "what tables and figures lead with (default: output_error)")(
