@@ -311,7 +311,7 @@ class StructureReader {
       if (position <= last || (out_.complete && position >= out_.tokens)) {
         problem(node, "holds " + std::to_string(position) + " at index " + std::to_string(i) +
                           (position <= last ? ", and positions must increase from 0" : ", past the last token"));
-        return std::nullopt;
+        break;  // the length is known all the same, and the layers can be checked against it
       }
       last = position;
     }
@@ -319,7 +319,7 @@ class StructureReader {
   }
 
   void clamp(std::vector<std::int32_t>& list) const {
-    list.erase(std::lower_bound(list.begin(), list.end(), out_.tokens), list.end());
+    std::erase_if(list, [this](std::int32_t position) { return position >= out_.tokens; });
   }
 
   bool read_positions() {

@@ -126,8 +126,9 @@ class Validate(EndToEndTest):
             data[0, 0, 0] = numpy.nan
             file["layers/000/key"][...] = data
             file["tokens/nll"][5] = -3
+            file["queries/positions"][3] = 0
         text = self.problems(mutate)
-        for words in ("/tokens/span_start", "/layers/000/key: holds a NaN", "/tokens/nll: is negative"):
+        for words in ("/queries/positions: holds 0", "/tokens/span_start", "/layers/000/key: holds a NaN", "/tokens/nll: is negative"):
             self.assertIn(words, text)
 
     def test_a_flipped_bit_breaks_a_checksum(self):
