@@ -1,15 +1,8 @@
-#include <cmath>
-
+#include "core/metric/distance.h"
 #include "core/metric/metric.h"
 
 namespace kvreplay {
 namespace {
-
-double distance(std::span<const double> a, std::span<const double> b) {
-  double total = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) total += (a[i] - b[i]) * (a[i] - b[i]);
-  return std::sqrt(total);
-}
 
 class ValueDisplacementMetric final : public Metric {
  public:

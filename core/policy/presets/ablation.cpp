@@ -5,16 +5,6 @@
 namespace kvreplay {
 namespace {
 
-Parameter choice(const char* key, const char* doc, std::vector<std::string> choices, const char* value) {
-  Parameter p;
-  p.key = key;
-  p.type = ParameterType::choice;
-  p.doc = doc;
-  p.choices = std::move(choices);
-  p.defaults = {{"released", value}};
-  return p;
-}
-
 constexpr int fixed_kernel = 5;  // whatever is asked for
 constexpr double fixed_alpha = 0.3;
 constexpr double fixed_scale = 2000;
@@ -41,12 +31,13 @@ const PolicyDescription& ablation_policy() {
                     "without smoothing\" is not "
                     "what it measures; alpha 0.3, kernel 5 and scale 2000 are fixed. Its random branch, which protects no "
                     "window, is `random` here."}},
-      .parameters = {choice("indicator", "what scores a token", {"attn", "attn-v", "reconstruction"}, "reconstruction"),
-                     choice("temporal",
-                            "how the window queries are weighted (reconstruction only); none: the last one alone",
-                            {"none", "mean", "ema", "inv-ema"}, "none"),
-                     choice("pooling", "smoothing over positions (reconstruction only)", {"none", "avg", "max", "adaptive"},
-                            "none"),
+      .parameters = {choice_parameter("indicator", "what scores a token", {"attn", "attn-v", "reconstruction"},
+                                      {{"released", "reconstruction"}}),
+                     choice_parameter("temporal",
+                                      "how the window queries are weighted (reconstruction only); none: the last one alone",
+                                      {"none", "mean", "ema", "inv-ema"}, {{"released", "none"}}),
+                     choice_parameter("pooling", "smoothing over positions (reconstruction only)",
+                                      {"none", "avg", "max", "adaptive"}, {{"released", "none"}}),
                      window_parameter({{"released", "32"}})},
       .make =
           [](const PolicySpec& spec) {

@@ -5,36 +5,6 @@ namespace {
 
 Defaults both(const std::string& paper, const std::string& released) { return {{"paper", paper}, {"released", released}}; }
 
-Parameter choice(const char* key, const char* doc, std::vector<std::string> choices, Defaults defaults) {
-  Parameter p;
-  p.key = key;
-  p.type = ParameterType::choice;
-  p.doc = doc;
-  p.choices = std::move(choices);
-  p.defaults = std::move(defaults);
-  return p;
-}
-
-Parameter boolean(const char* key, const char* doc, Defaults defaults) {
-  Parameter p;
-  p.key = key;
-  p.type = ParameterType::boolean;
-  p.doc = doc;
-  p.defaults = std::move(defaults);
-  return p;
-}
-
-Parameter real(const char* key, const char* doc, double minimum, double maximum, Defaults defaults) {
-  Parameter p;
-  p.key = key;
-  p.type = ParameterType::real;
-  p.doc = doc;
-  p.minimum = minimum;
-  p.maximum = maximum;
-  p.defaults = std::move(defaults);
-  return p;
-}
-
 std::unique_ptr<Policy> make(const PolicySpec& spec) {
   const ParameterValues& values = spec.values;
   const bool released = spec.variant == "released";
@@ -80,20 +50,21 @@ const PolicyDescription& restkv_policy() {
                     "prefix alone and not "
                     "renormalised; per query head; ties of the adaptive window to the highest position, its shift floor(t / "
                     "scale), + 1 for t <= 0."}},
-      .parameters = {window_parameter(both("32", "32")), kernel_parameter(both("5", "5")),
-                     choice("temporal", "how the window queries are weighted; ema favours the newest",
+      .parameters =
+          {window_parameter(both("32", "32")), kernel_parameter(both("5", "5")),
+           choice_parameter("temporal", "how the window queries are weighted; ema favours the newest",
                             {"ema", "inv-ema", "mean", "sum", "last"}, both("ema", "ema")),
-                     real("alpha", "weight of the newest query in ema and inv-ema", 0, 1, both("0.3", "0.3")),
-                     choice("metric",
+           real_parameter("alpha", "weight of the newest query in ema and inv-ema", 0, 1, both("0.3", "0.3")),
+           choice_parameter("metric",
                             "before: the error of every query, then the weights; after: weighted attention, then one error",
                             {"before", "after"}, both("before", "after")),
-                     boolean("project", "measure the error behind W_o (true) or in value space", both("true", "true")),
-                     boolean("normalize", "divide by the norm of the output (metric=before only)", both("false", "false")),
-                     real("tau", "exponent of the norm (metric=after with project=true only)", 0, 16, both("1", "1")),
-                     pooling_parameter({"adaptive", "avg", "max", "none"}, both("adaptive", "adaptive")),
-                     real("scale", "tokens of drift for each step of the adaptive window", 1e-6, 1e12, both("2000", "2000")),
-                     granularity_parameter(both("kv_head", "query_head")), group_parameter(both("mean", "mean")),
-                     allocation_parameter(both("uniform", "uniform")), beta_parameter(both("20", "20"))},
+           boolean_parameter("project", "measure the error behind W_o (true) or in value space", both("true", "true")),
+           boolean_parameter("normalize", "divide by the norm of the output (metric=before only)", both("false", "false")),
+           real_parameter("tau", "exponent of the norm (metric=after with project=true only)", 0, 16, both("1", "1")),
+           pooling_parameter({"adaptive", "avg", "max", "none"}, both("adaptive", "adaptive")),
+           real_parameter("scale", "tokens of drift for each step of the adaptive window", 1e-6, 1e12, both("2000", "2000")),
+           granularity_parameter(both("kv_head", "query_head")), group_parameter(both("mean", "mean")),
+           allocation_parameter(both("uniform", "uniform")), beta_parameter(both("20", "20"))},
       .make = make,
   };
   return description;

@@ -2,9 +2,7 @@
 #include "core/policy/stages/stages.h"
 
 namespace kvreplay {
-namespace {
-
-Parameter choice(std::string key, std::string doc, std::vector<std::string> choices, Defaults defaults) {
+Parameter choice_parameter(std::string key, std::string doc, std::vector<std::string> choices, Defaults defaults) {
   Parameter parameter;
   parameter.key = std::move(key);
   parameter.type = ParameterType::choice;
@@ -14,9 +12,16 @@ Parameter choice(std::string key, std::string doc, std::vector<std::string> choi
   return parameter;
 }
 
-Parameter integer(std::string key, std::string doc, double minimum, double maximum, Defaults defaults) {
+Parameter integer_parameter(std::string key, std::string doc, double minimum, double maximum, Defaults defaults) {
+  Parameter parameter = real_parameter(std::move(key), std::move(doc), minimum, maximum, std::move(defaults));
+  parameter.type = ParameterType::integer;
+  return parameter;
+}
+
+Parameter real_parameter(std::string key, std::string doc, double minimum, double maximum, Defaults defaults) {
   Parameter parameter;
   parameter.key = std::move(key);
+  parameter.type = ParameterType::real;
   parameter.doc = std::move(doc);
   parameter.minimum = minimum;
   parameter.maximum = maximum;
@@ -24,39 +29,47 @@ Parameter integer(std::string key, std::string doc, double minimum, double maxim
   return parameter;
 }
 
-}  // namespace
+Parameter boolean_parameter(std::string key, std::string doc, Defaults defaults) {
+  Parameter parameter;
+  parameter.key = std::move(key);
+  parameter.type = ParameterType::boolean;
+  parameter.doc = std::move(doc);
+  parameter.defaults = std::move(defaults);
+  return parameter;
+}
 
 Parameter window_parameter(Defaults defaults) {
-  return integer("window", "the last prompt tokens W: their queries score, they are always kept and count in the budget", 1,
-                 65536, std::move(defaults));
+  return integer_parameter("window",
+                           "the last prompt tokens W: their queries score, they are always kept and count in the budget", 1,
+                           65536, std::move(defaults));
 }
 
 Parameter kernel_parameter(Defaults defaults) {
-  return integer("kernel", "positions pooled together, an odd number", 1, 65535, std::move(defaults));
+  return integer_parameter("kernel", "positions pooled together, an odd number", 1, 65535, std::move(defaults));
 }
 
 Parameter pooling_parameter(std::vector<std::string> choices, Defaults defaults) {
-  return choice("pooling", "smoothing of the scores over positions", std::move(choices), std::move(defaults));
+  return choice_parameter("pooling", "smoothing of the scores over positions", std::move(choices), std::move(defaults));
 }
 
 Parameter granularity_parameter(Defaults defaults) {
-  return choice("granularity", "who has a kept set of its own; query_head costs Hq/Hk times the bytes of kv_head",
-                {"query_head", "kv_head", "layer"}, std::move(defaults));
+  return choice_parameter("granularity", "who has a kept set of its own; query_head costs Hq/Hk times the bytes of kv_head",
+                          {"query_head", "kv_head", "layer"}, std::move(defaults));
 }
 
 Parameter group_parameter(Defaults defaults) {
-  return choice("group", "how the scores of the query heads that share a kept set are reduced to one",
-                {"mean", "max", "sum"}, std::move(defaults));
+  return choice_parameter("group", "how the scores of the query heads that share a kept set are reduced to one",
+                          {"mean", "max", "sum"}, std::move(defaults));
 }
 
 Parameter allocation_parameter(Defaults defaults) {
-  return choice("allocation", "budgets of the layers: the same, or a pyramid (large first, small last)",
-                {"uniform", "pyramid"}, std::move(defaults));
+  return choice_parameter("allocation", "budgets of the layers: the same, or a pyramid (large first, small last)",
+                          {"uniform", "pyramid"}, std::move(defaults));
 }
 
 Parameter beta_parameter(Defaults defaults) {
-  return integer("beta", "slope of the pyramid: the last layer keeps about 1/beta of the mean", 1, 10000,
-                 std::move(defaults));
+  return integer_parameter("beta", "slope of the pyramid: the last layer keeps about 1/beta of the mean", 1, 10000,
+                           std::move(defaults));
 }
 
 Grouping grouping_of(const ParameterValues& values) {

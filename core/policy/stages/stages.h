@@ -122,6 +122,10 @@ std::unique_ptr<Policy> make_one_shot_policy(OneShotStages stages);
 
 // Parameters that several presets have, so that a key means and allows the same everywhere. `defaults`: by variant.
 using Defaults = std::map<std::string, std::string>;
+Parameter choice_parameter(std::string key, std::string doc, std::vector<std::string> choices, Defaults defaults);
+Parameter integer_parameter(std::string key, std::string doc, double minimum, double maximum, Defaults defaults);
+Parameter real_parameter(std::string key, std::string doc, double minimum, double maximum, Defaults defaults);
+Parameter boolean_parameter(std::string key, std::string doc, Defaults defaults);
 Parameter window_parameter(Defaults defaults);
 Parameter kernel_parameter(Defaults defaults);
 Parameter pooling_parameter(std::vector<std::string> choices, Defaults defaults);
