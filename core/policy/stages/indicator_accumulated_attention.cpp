@@ -8,9 +8,9 @@ class AccumulatedAttentionIndicator final : public Indicator {
   AccumulatedAttentionIndicator(ColumnMask mask, int window, Grouping grouping)
       : mask_(mask), window_(window), grouping_(grouping) {}
 
-  std::string key() const override { return column_key() + ":" + grouping_.key(); }
+  std::string key(std::int64_t) const override { return column_key() + ":" + grouping_.key(); }
 
-  Array score(LayerWorkspace& layer) const override {
+  Array score(LayerWorkspace& layer, std::int64_t) const override {
     const Array& sums =
         layer.shared<Array>(column_key(), [&] { return layer.backend().column_sums(layer.loaded(), mask_, window_); });
     return grouping_.apply(layer, sums);

@@ -15,11 +15,11 @@ class AttentionIndicator final : public Indicator {
   AttentionIndicator(int window, std::vector<double> weights, Grouping grouping)
       : window_(window), weights_(std::move(weights)), grouping_(grouping) {}
 
-  std::string key() const override {
+  std::string key(std::int64_t) const override {
     return "attention:" + std::to_string(window_) + ":" + weights_key(weights_) + ":" + grouping_.key();
   }
 
-  Array score(LayerWorkspace& layer) const override {
+  Array score(LayerWorkspace& layer, std::int64_t) const override {
     const Array sum = layer.backend().reduce_rows(layer.window_attention(window_).weight, weights_);
     return grouping_.apply(layer, sum);
   }

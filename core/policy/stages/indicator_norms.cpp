@@ -10,13 +10,13 @@ class AttentionValueIndicator final : public Indicator {
   AttentionValueIndicator(int window, std::vector<double> weights, Grouping grouping)
       : window_(window), weights_(std::move(weights)), grouping_(grouping) {}
 
-  std::string key() const override {
+  std::string key(std::int64_t) const override {
     std::string key = "attention_value:" + std::to_string(window_) + ":" + grouping_.key();
     for (const double weight : weights_) key += ";" + format_number(weight);
     return key;
   }
 
-  Array score(LayerWorkspace& layer) const override {
+  Array score(LayerWorkspace& layer, std::int64_t) const override {
     Backend& backend = layer.backend();
     const Array sum = backend.reduce_rows(layer.window_attention(window_).weight, weights_);
     return grouping_.apply(layer, backend.multiply(sum, backend.value_norms(layer.loaded()), 1));
@@ -32,9 +32,9 @@ class AttentionValueIndicator final : public Indicator {
 class KeyNormIndicator final : public Indicator {
  public:
   explicit KeyNormIndicator(Grouping grouping) : grouping_(grouping) {}
-  std::string key() const override { return "key_norm:" + grouping_.key(); }
+  std::string key(std::int64_t) const override { return "key_norm:" + grouping_.key(); }
 
-  Array score(LayerWorkspace& layer) const override {
+  Array score(LayerWorkspace& layer, std::int64_t) const override {
     Backend& backend = layer.backend();
     const Array norms = backend.key_norms(layer.loaded());
     const std::int64_t heads = layer.loaded().num_query_heads, n = layer.candidates();

@@ -7,9 +7,9 @@ namespace {
 class OracleAttentionIndicator final : public Indicator {
  public:
   explicit OracleAttentionIndicator(Grouping grouping) : grouping_(grouping) {}
-  std::string key() const override { return "oracle_attention:" + grouping_.key(); }
+  std::string key(std::int64_t) const override { return "oracle_attention:" + grouping_.key(); }
 
-  Array score(LayerWorkspace& layer) const override {
+  Array score(LayerWorkspace& layer, std::int64_t) const override {
     if (layer.loaded().steps() == 0)
       throw Error(layer.trace().path(), "has no generated tokens, which oracle_attention looks ahead at",
                   "capture with --generate N, or --prompt-length P below the number of ids");

@@ -10,9 +10,9 @@ class ReconstructionIndicator final : public Indicator {
   ReconstructionIndicator(ReconstructionSettings settings, Grouping grouping)
       : settings_(std::move(settings)), grouping_(grouping) {}
 
-  std::string key() const override { return rows_key() + ":" + settings_.description + ":" + grouping_.key(); }
+  std::string key(std::int64_t) const override { return rows_key() + ":" + settings_.description + ":" + grouping_.key(); }
 
-  Array score(LayerWorkspace& layer) const override {
+  Array score(LayerWorkspace& layer, std::int64_t) const override {
     const AttentionRows& rows = layer.window_attention(settings_.window);
     Backend& backend = layer.backend();
     if (!settings_.before)

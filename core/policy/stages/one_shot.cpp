@@ -17,18 +17,19 @@ class OneShotPolicy final : public Policy {
     LayerEvictions result = layer.nothing_evicted(stages_.granularity);
     if (budget >= layer.candidates() || stages_.skip_layers.count(layer.layer()) != 0) return result;
     const std::int64_t columns = layer.candidates() - stages_.window;
-    const Array& scores = layer.shared<Array>("score:" + stages_.indicator->key() + ":" + std::to_string(columns), [&] {
-      return layer.backend().prefix(stages_.indicator->score(layer), columns);
-    });
+    const std::string key = "score:" + stages_.indicator->key(budget) + ":" + std::to_string(columns);
+    const Array& scores = layer.shared<Array>(
+        key, [&] { return layer.backend().prefix(shared_score(*stages_.indicator, layer, budget), columns); });
     const Array pooled = stages_.pooling->pool({layer, scores, budget});
     const auto capacity = stages_.allocation->capacity({layer, pooled, budget, stages_.window});
-    const auto kept = layer.backend().select_top(pooled, capacity);
+    const SelectionContext selection{layer, pooled, capacity, budget};
+    const auto kept = stages_.selection->select(selection);
     for (std::size_t h = 0; h < kept.size(); ++h) {
       std::int32_t* row = result.evicted_at.data() + static_cast<std::int64_t>(h) * layer.tokens() + layer.first_candidate();
       std::fill_n(row, columns, 0);
       for (const std::int32_t column : kept[h]) row[column] = -1;
     }
-    if (layer.wants_scores()) result.scores = spread(layer, pooled);
+    if (layer.wants_scores()) result.scores = spread(layer, stages_.selection->ranked(selection));
     return result;
   }
 
@@ -47,6 +48,10 @@ class OneShotPolicy final : public Policy {
 };
 
 }  // namespace
+
+const Array& shared_score(const Indicator& indicator, LayerWorkspace& layer, std::int64_t budget) {
+  return layer.shared<Array>("indicator:" + indicator.key(budget), [&] { return indicator.score(layer, budget); });
+}
 
 std::unique_ptr<Policy> make_one_shot_policy(OneShotStages stages) {
   return std::make_unique<OneShotPolicy>(std::move(stages));

@@ -1,4 +1,5 @@
 // The stages of a policy that acts once, when the prompt ends: indicator → pooling → allocation → selection.
+// core/policy/stages/kvpress.h has what the kvpress variants share.
 //
 // Each choice of a stage is one file in this folder and one line in the make_* function of its stage. Stages compose
 // backend operations and look inside no tensor, so they run wherever the backend lives.
@@ -30,9 +31,13 @@ struct Grouping {
 class Indicator {
  public:
   virtual ~Indicator() = default;
-  virtual std::string key() const = 0;                   // names what the score depends on, for sharing
-  virtual Array score(LayerWorkspace& layer) const = 0;  // [H, n]
+  // Names what the score depends on, for sharing; the budget only where the score depends on it.
+  virtual std::string key(std::int64_t budget) const = 0;
+  virtual Array score(LayerWorkspace& layer, std::int64_t budget) const = 0;  // [H, n]
 };
+
+// An indicator's score, computed once for each key.
+const Array& shared_score(const Indicator& indicator, LayerWorkspace& layer, std::int64_t budget);
 
 // Weights of the W window queries, the oldest first (ReST-KV). temporal: sum, mean, ema, inv-ema or last.
 std::vector<double> temporal_weights(const std::string& temporal, double alpha, int window);
@@ -109,6 +114,25 @@ std::unique_ptr<Allocation> pyramid_allocation(int beta, PyramidForm form);
 // together get exactly H · B; else each is rounded by itself, as published.
 std::unique_ptr<Allocation> adaptive_allocation(double floor, bool normalize, bool exact);
 
+struct SelectionContext {
+  LayerWorkspace& layer;
+  const Array& scores;                        // [H, m], pooled
+  const std::vector<std::int64_t>& capacity;  // [H], columns to keep
+  std::int64_t budget;                        // M
+};
+
+// Which columns stay.
+class Selection {
+ public:
+  virtual ~Selection() = default;
+  // Ascending columns for every stored head of the policy's granularity.
+  virtual std::vector<std::vector<std::int32_t>> select(const SelectionContext& context) const = 0;
+  // What a results file gets as scores, one row a stored head: what the selection ranked.
+  virtual Array ranked(const SelectionContext& context) const { return context.scores; }
+};
+
+std::unique_ptr<Selection> top_selection();  // the best of each head
+
 struct OneShotStages {
   Granularity granularity = Granularity::kv_head;
   int window = 0;             // the last W prompt tokens, always kept and never scored
@@ -116,6 +140,7 @@ struct OneShotStages {
   std::unique_ptr<Indicator> indicator;
   std::unique_ptr<Pooling> pooling = no_pooling();
   std::unique_ptr<Allocation> allocation = uniform_allocation();
+  std::unique_ptr<Selection> selection = top_selection();
 };
 
 std::unique_ptr<Policy> make_one_shot_policy(OneShotStages stages);

@@ -1,0 +1,24 @@
+// What the kvpress variants share (NVIDIA/kvpress at 8bb29b9). Its presses work from a compression ratio r, the share of
+// the cache that goes, score every candidate, and give protected slots a score above all others instead of taking them
+// out. So OneShotStages.window is 0 there, and scores have all n columns.
+#pragma once
+
+#include <cstdint>
+
+#include "core/policy/stages/stages.h"
+
+namespace kvreplay {
+
+// The ratio r that keeps `budget` of `length` tokens: 1 - budget / length in double precision, lowered one unit in the
+// last place at a time until int(length · (1 - r)) is the budget. 0 where nothing has to go. Everything else that a press
+// derives from r (chunks, pyramid, first stage, blending) has to come from this value.
+double kvpress_ratio(std::int64_t length, std::int64_t budget);
+
+// Python's int(): towards zero.
+inline std::int64_t truncated(double value) { return static_cast<std::int64_t>(value); }
+
+// Scores of m columns with `before` columns put in front and `after` behind, which get the largest score of all heads
+// plus `above`: they win. [H, m] to [H, before + m + after]
+Array with_forced_ends(LayerWorkspace& layer, const Array& scores, std::int64_t before, std::int64_t after, float above = 1);
+
+}  // namespace kvreplay
