@@ -22,9 +22,7 @@ class PerStepH2O final : public Policy {
     if (budget >= layer.candidates() + layer.loaded().steps()) return result;
     const auto recent = static_cast<std::size_t>(heavy_ + recent_ > 0 ? recent_ : budget / 2);
     const auto heavy = static_cast<std::size_t>(budget) - recent;
-    const Array& sums = layer.shared<Array>(
-        "column_sums", [&] { return layer.backend().column_sums(layer.loaded(), ColumnMask::causal, 0); });
-    const Array grouped = grouping_.apply(layer, sums);
+    const Array grouped = grouping_.apply(layer, causal_column_sums(layer));
     const std::vector<float> accumulated = layer.backend().download(grouped);
     const std::int64_t heads = grouped.dim(0), n = layer.candidates();
     for (std::int64_t h = 0; h < heads; ++h)
@@ -56,22 +54,13 @@ class PerStepH2O final : public Policy {
     };
 
     shrink(0);
-    const std::int64_t query_heads = layer.loaded().num_query_heads, share = query_heads / evicted_at.dim(0);
     for (std::int64_t step = 1; step <= layer.loaded().steps(); ++step) {
       const std::int64_t position = layer.prompt() + step - 1;
       drop_invisible(layer, position, cache, score);
       cache.positions.push_back(static_cast<std::int32_t>(position));
       score.push_back(0);
-      std::vector<double> received(score.size(), grouping_.reduction == Reduction::max ? -1.0 : 0.0);
-      for (std::int64_t q = head * share; q < (head + 1) * share; ++q) {
-        const auto& logits = shared_decode_logits(layer, static_cast<int>(q));
-        const std::vector<double> attention = cache.attention(logits.data() + (step - 1) * layer.tokens());
-        for (std::size_t slot = 0; slot < attention.size(); ++slot)
-          received[slot] = grouping_.reduction == Reduction::max ? std::max(received[slot], attention[slot])
-                                                                 : received[slot] + attention[slot];
-      }
-      const double factor = grouping_.reduction == Reduction::mean ? 1.0 / static_cast<double>(share) : 1.0;
-      for (std::size_t slot = 0; slot < score.size(); ++slot) score[slot] += factor * received[slot];
+      const auto received = group_attention(layer, head, evicted_at.dim(0), grouping_.reduction, cache, step);
+      for (std::size_t slot = 0; slot < score.size(); ++slot) score[slot] += received[slot];
       shrink(step);
     }
   }
@@ -95,7 +84,7 @@ Parameter size_parameter(const char* key, const char* doc) {
   p.doc = doc;
   p.minimum = 0;
   p.maximum = 16777216;
-  p.defaults = {{"original", "0"}};
+  p.defaults = {{"original", "0"}, {"original_mask", "0"}};
   return p;
 }
 
@@ -112,24 +101,37 @@ const PolicyDescription& h2o_policy() {
           "original), "
           "once when the prompt ends (released, factory)",
       .needs = "attention_column_sum, or the queries of the whole prompt (released: the queries); the decode queries",
-      .variants = {{"paper", "Zhang et al. 2023",
-                    "Causal sums, mean over the query heads of a KV head; recent = M / 2 rounded down, heavy = the rest; "
-                    "evicts after the "
-                    "prompt and after every step, accumulating attention over what is retained."},
-                   {"released", "an-yongqi/rest-kv at a8bb112",
-                    "Once, per query head, and not causal: queries before the last W see every key, also later ones; the "
-                    "last W tokens are kept."},
-                   {"factory", "Zefan-Cai/KVCache-Factory at c97f9d7", "Once, causal sums; the last W tokens are kept."},
-                   {"original", "FMInference/H2O at ac75c2a (utils_real_drop)",
-                    "As paper, per query head, with heavy + recent written in the string; they win over the budget."}},
+      .variants =
+          {{"paper", "Zhang et al. 2023",
+            "Causal sums, mean over the query heads of a KV head; recent = M / 2 rounded down, heavy = the rest; "
+            "evicts after the "
+            "prompt and after every step, accumulating attention over what is retained."},
+           {"released", "an-yongqi/rest-kv at a8bb112",
+            "Once, per query head, and not causal: queries before the last W see every key, also later ones; the "
+            "last W tokens are kept."},
+           {"factory", "Zefan-Cai/KVCache-Factory at c97f9d7", "Once, causal sums; the last W tokens are kept."},
+           {"original", "FMInference/H2O at ac75c2a (utils_real_drop)",
+            "As paper, per query head, with heavy + recent written in the string; they win over the budget."},
+           {"original_mask", "FMInference/H2O at ac75c2a (utils_hh)",
+            "The masking form, per query head: nothing is freed, the next query sees the last `recent` tokens, itself "
+            "included, and `heavy` of those before. The token in between is in neither part and is blind for one "
+            "step; it keeps what it has received, may come back the step after, and then counts as never "
+            "evicted: a token is marked evicted at the last time that it turned invisible and stayed so. "
+            "What is hidden longer loses what it has received. Its driver sets heavy and recent to 0.1 of the prompt "
+            "each; recent=0 hides nothing."}},
       .parameters = {window_parameter({{"released", "32"}, {"factory", "8"}}),
                      size_parameter("heavy", "heavy hitters kept; 0 with recent=0: by the budget"),
                      size_parameter("recent", "recent tokens kept"),
                      granularity_parameter({{"paper", "kv_head"},
                                             {"released", "query_head"},
                                             {"factory", "query_head"},
-                                            {"original", "query_head"}}),
-                     group_parameter({{"paper", "mean"}, {"released", "mean"}, {"factory", "mean"}, {"original", "mean"}})},
+                                            {"original", "query_head"},
+                                            {"original_mask", "query_head"}}),
+                     group_parameter({{"paper", "mean"},
+                                      {"released", "mean"},
+                                      {"factory", "mean"},
+                                      {"original", "mean"},
+                                      {"original_mask", "mean"}})},
       .make = [](const PolicySpec& spec) -> std::unique_ptr<Policy> {
         const Grouping grouping = grouping_of(spec.values);
         if (spec.variant == "paper" || spec.variant == "original") {
@@ -137,6 +139,8 @@ const PolicyDescription& h2o_policy() {
           return std::make_unique<PerStepH2O>(sizes ? spec.values.integer("heavy") : 0,
                                               sizes ? spec.values.integer("recent") : 0, grouping);
         }
+        if (spec.variant == "original_mask")
+          return make_masked_h2o_policy(spec.values.integer("heavy"), spec.values.integer("recent"), grouping);
         OneShotStages stages;
         stages.granularity = grouping.granularity;
         stages.window = spec.values.integer("window");

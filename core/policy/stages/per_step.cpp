@@ -34,6 +34,27 @@ const Tensor<float, 2>& shared_decode_logits(LayerWorkspace& layer, int query_he
   });
 }
 
+const Array& causal_column_sums(LayerWorkspace& layer) {
+  return layer.shared<Array>("column_sums",
+                             [&] { return layer.backend().column_sums(layer.loaded(), ColumnMask::causal, 0); });
+}
+
+std::vector<double> group_attention(LayerWorkspace& layer, std::int64_t head, std::int64_t heads, Reduction reduction,
+                                    const RetainedSet& cache, std::int64_t step) {
+  const std::int64_t share = layer.loaded().num_query_heads / heads;
+  std::vector<double> received(cache.positions.size());
+  for (std::int64_t q = head * share; q < (head + 1) * share; ++q) {
+    const auto& logits = shared_decode_logits(layer, static_cast<int>(q));
+    const std::vector<double> attention = cache.attention(logits.data() + (step - 1) * layer.tokens());
+    for (std::size_t slot = 0; slot < attention.size(); ++slot)
+      received[slot] =
+          reduction == Reduction::max ? std::max(received[slot], attention[slot]) : received[slot] + attention[slot];
+  }
+  if (reduction == Reduction::mean)
+    for (double& r : received) r *= 1.0 / static_cast<double>(share);
+  return received;
+}
+
 std::vector<std::size_t> top_slots(const std::vector<double>& score, std::size_t end, std::size_t count) {
   std::vector<std::size_t> order(end);
   std::iota(order.begin(), order.end(), std::size_t{0});

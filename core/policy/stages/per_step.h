@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/policy/layer_workspace.h"
+#include "core/policy/stages/stages.h"
 
 namespace kvreplay {
 
@@ -24,7 +24,18 @@ struct RetainedSet {
 // decode query was not recorded.
 const Tensor<float, 2>& shared_decode_logits(LayerWorkspace& layer, int query_head);
 
+// Causal attention received from all prompt queries, [Hq, n]: where accumulated attention starts.
+const Array& causal_column_sums(LayerWorkspace& layer);
+
+// Attention of the query of one decode step (from 1) over the retained positions, reduced over the query heads that share
+// kept set `head` of `heads`.
+std::vector<double> group_attention(LayerWorkspace& layer, std::int64_t head, std::int64_t heads, Reduction reduction,
+                                    const RetainedSet& cache, std::int64_t step);
+
 // Slots of the `count` largest of score[0, end), ties to the lowest slot, ascending.
 std::vector<std::size_t> top_slots(const std::vector<double>& score, std::size_t end, std::size_t count);
+
+// H2O's masking form (per_step_masked.cpp); heavy = recent = 0: by the budget.
+std::unique_ptr<Policy> make_masked_h2o_policy(int heavy, int recent, Grouping grouping);
 
 }  // namespace kvreplay
