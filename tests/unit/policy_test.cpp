@@ -4,63 +4,12 @@
 
 #include "core/base/error.h"
 #include "core/policy/explain.h"
-#include "core/policy/layer_workspace.h"
-#include "tests/unit/replay_reference.h"
+#include "tests/unit/policy_reference.h"
 
 namespace kvreplay {
 namespace {
 
-using reference::Layer;
-using reference::Shape;
-
-using Rows = std::vector<std::vector<std::int32_t>>;
-
-Rows rows_of(const Tensor<std::int32_t, 2>& evicted_at) {
-  Rows rows;
-  for (std::int64_t h = 0; h < evicted_at.dim(0); ++h) {
-    const auto row = evicted_at.view()[h].flat();
-    rows.emplace_back(row.begin(), row.end());
-  }
-  return rows;
-}
-
-Rows evict(const MemoryTraceContents& contents, const std::string& policy, std::int64_t budget, int layer = 0) {
-  const auto trace = make_memory_trace(contents);
-  const auto backend = make_cpu_backend();
-  LayerWorkspace workspace(*trace, layer, *backend);
-  return rows_of(make_policy(parse_policy(policy))->evict(workspace, budget).evicted_at);
-}
-
-// evicted_at of a set that is kept when the prompt ends.
-std::vector<std::int32_t> kept_once(const Shape& shape, const std::set<int>& kept) {
-  std::vector<std::int32_t> row(static_cast<std::size_t>(shape.prompt + shape.steps), -1);
-  for (int t = 0; t < shape.prompt; ++t) row[static_cast<std::size_t>(t)] = kept.count(t) != 0 ? -1 : 0;
-  return row;
-}
-
-Shape shape_of(unsigned seed) {
-  Shape shape;
-  shape.prompt = 90;
-  shape.steps = 9;
-  shape.seed = seed;
-  return shape;
-}
-
-// Per-step policies: what a set-based simulation of their loop leaves, `choose(step, cached)` being the set after a step.
-template <class Choose>
-std::vector<std::int32_t> simulate(const Shape& shape, Choose choose) {
-  std::vector<std::int32_t> row(static_cast<std::size_t>(shape.prompt + shape.steps), -1);
-  std::set<int> cached;
-  for (int t = 0; t < shape.prompt; ++t) cached.insert(t);
-  for (int step = 0; step <= shape.steps; ++step) {
-    if (step > 0) cached.insert(shape.prompt + step - 1);
-    const std::set<int> kept = choose(step, cached);
-    for (const int t : cached)
-      if (kept.count(t) == 0) row[static_cast<std::size_t>(t)] = step;
-    cached = kept;
-  }
-  return row;
-}
+using namespace reference;  // NOLINT(google-build-using-namespace): every test speaks of it
 
 TEST(PolicyReference, StreamingLlm) {
   const Shape shape = shape_of(1);
@@ -256,7 +205,7 @@ INSTANTIATE_TEST_SUITE_P(Registry, AnyPolicy, testing::ValuesIn(every_policy_and
 });
 
 TEST_P(AnyPolicy, PrintsAStringThatMakesItAgain) {
-  const PolicySpec spec = parse_policy(GetParam());
+  const PolicySpec spec = parse_policy(complete(GetParam()));
   EXPECT_EQ(parse_policy(spec.text()).text(), spec.text());
   EXPECT_EQ(parse_policy(spec.label()).text(), spec.text());
   EXPECT_NE(explain_policy(*spec.description).find(spec.variant), std::string::npos);
@@ -265,7 +214,8 @@ TEST_P(AnyPolicy, PrintsAStringThatMakesItAgain) {
 // Variants whose published code keeps something else than its budget: head budgets rounded one by one, layers that are
 // skipped, sizes of their own. What they keep is checked against the golden cases.
 bool keeps_its_budget(const std::string& name) {
-  static const std::set<std::string> exceptions = {"full@paper", "adakv@released", "knorm@released", "knorm@original"};
+  static const std::set<std::string> exceptions = {"full@paper",     "adakv@released",   "knorm@released",
+                                                   "knorm@original", "lacache@original", "h2o@original_mask"};
   return exceptions.count(name) == 0;
 }
 
@@ -304,7 +254,7 @@ TEST_P(AnyPolicy, EvictsNothingWithABudgetForEverything) {
 TEST_P(AnyPolicy, IsDeterministicAndHasNoMemory) {
   const Shape shape = shape_of(10);
   const auto contents = reference::random_contents(shape), other = reference::random_contents(shape_of(11));
-  const auto policy = make_policy(parse_policy(GetParam()));
+  const auto policy = make_policy(parse_policy(complete(GetParam())));
   const auto backend = make_cpu_backend();
   const auto run = [&](const MemoryTraceContents& c) {
     const auto trace = make_memory_trace(c);
@@ -318,7 +268,8 @@ TEST_P(AnyPolicy, IsDeterministicAndHasNoMemory) {
 
 // A replay that is given the generated tokens one by one evicts at each step what the whole replay did.
 TEST_P(AnyPolicy, TokenByTokenEqualsInOneGo) {
-  if (GetParam().find("oracle") == 0) return;  // looks ahead by definition
+  if (GetParam().find("oracle") == 0) return;     // looks ahead by definition
+  if (GetParam() == "h2o@original_mask") return;  // a token that comes back counts as never evicted
   Shape shape = shape_of(12);
   const auto whole = reference::random_contents(shape);
   const Rows all = evict(whole, GetParam(), 40);
@@ -347,11 +298,19 @@ TEST_P(AnyPolicy, TokenByTokenEqualsInOneGo) {
 TEST_P(AnyPolicy, LeavesTokensOutsideASlidingWindowAlone) {
   Shape shape = shape_of(13);
   shape.sliding_window = 50;
-  const Rows rows = evict(reference::random_contents(shape), GetParam(), 36);
-  for (const auto& row : rows) EXPECT_EQ(std::count(row.begin(), row.begin() + shape.prompt - 50, -1), shape.prompt - 50);
-  if (keeps_its_budget(GetParam())) {
-    EXPECT_EQ(kept_when_the_prompt_ends(rows, shape.prompt),
-              static_cast<std::int64_t>(rows.size()) * (shape.prompt - 50 + 36));
+  const auto contents = reference::random_contents(shape);
+  std::int64_t kept = 0, heads = 0;
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    const Rows rows = evict(contents, GetParam(), 36, layer);
+    for (const auto& row : rows) EXPECT_EQ(std::count(row.begin(), row.begin() + shape.prompt - 50, -1), shape.prompt - 50);
+    kept += kept_when_the_prompt_ends(rows, shape.prompt);
+    heads += static_cast<std::int64_t>(rows.size());
+  }
+  if (!keeps_its_budget(GetParam())) return;
+  if (GetParam() == "pyramidkv@released") {
+    EXPECT_GE(kept, heads * (shape.prompt - 50 + 36));
+  } else {
+    EXPECT_EQ(kept, heads * (shape.prompt - 50 + 36));
   }
 }
 
@@ -386,7 +345,8 @@ TEST(PolicyString, RefusalsNameThePolicyTheKeyAndWhatIsAllowed) {
 }
 
 TEST(PolicyString, MissingQueriesAreNamed) {
-  const Shape shape = shape_of(14);
+  Shape shape = shape_of(14);
+  shape.layers = 1;
   auto contents = reference::random_contents(shape);
   contents.query_positions.erase(contents.query_positions.begin(), contents.query_positions.begin() + shape.prompt - 10);
   auto& query = contents.tensors.at({0, LayerDataset::query});

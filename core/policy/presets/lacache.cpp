@@ -118,9 +118,9 @@ class PublishedLaCache final : public Policy {
   Granularity granularity() const override { return Granularity::layer; }
   std::int64_t fixed_budget() const override { return size_; }
 
-  LayerEvictions evict(LayerWorkspace& layer, std::int64_t) const override {
+  LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
     LayerEvictions result = layer.nothing_evicted(Granularity::layer);
-    if (layer.candidates() + layer.loaded().steps() <= size_) return result;
+    if (layer.candidates() + layer.loaded().steps() <= std::max(size_, budget)) return result;
     const Ladder ladder(layer.layer(), layer.model().num_layers, span_, overlap_);
     ladder.check("policy lacache@original");
     if ((size_ - start_ - ladder.layers) / ladder.run < 1)
