@@ -1,70 +1,30 @@
 #include "core/model/rope_internal.h"
 
-#include <algorithm>
 #include <cmath>
-#include <numbers>
-#include <vector>
+#include <string>
+#include <utility>
 
-#include "core/base/text.h"
+#include "core/trace/rope.h"
 
 namespace kvreplay {
 namespace {
 
-constexpr double pi = std::numbers::pi;
 constexpr double huge = 1e18;
 
-std::vector<double> plain_frequencies(double theta, int dim) {
-  std::vector<double> frequencies;
-  for (int i = 0; i < dim; i += 2) frequencies.push_back(std::pow(theta, -static_cast<double>(i) / dim));
-  return frequencies;
+void read_llama3(const json_file::Reader& scaling, RopeParameters& rope) {
+  rope.low_freq_factor = scaling.real("low_freq_factor", 1e-6, huge);
+  rope.high_freq_factor = scaling.real("high_freq_factor", 1e-6, huge);
+  if (rope.low_freq_factor == rope.high_freq_factor)
+    throw Error(scaling.owner(), "\"low_freq_factor\" and \"high_freq_factor\" must differ");
 }
 
-void scale_linear(const json_file::Reader& scaling, RopeConfig& rope) {
-  const double factor = scaling.real("factor", 1e-6, huge);
-  for (double& f : rope.frequencies) f /= factor;
-}
-
-// Long wavelengths are stretched by `factor`, short ones kept, those between blended.
-void scale_llama3(const json_file::Reader& scaling, RopeConfig& rope, double original_positions) {
-  const double factor = scaling.real("factor", 1e-6, huge);
-  const double low = scaling.real("low_freq_factor", 1e-6, huge), high = scaling.real("high_freq_factor", 1e-6, huge);
-  if (low == high) throw Error(scaling.owner(), "\"low_freq_factor\" and \"high_freq_factor\" must differ");
-  for (double& f : rope.frequencies) {
-    const double wavelength = 2 * pi / f;
-    if (wavelength < original_positions / high) continue;
-    if (wavelength > original_positions / low) {
-      f /= factor;
-      continue;
-    }
-    const double smooth = (original_positions / wavelength - low) / (high - low);
-    f = (1 - smooth) * f / factor + smooth * f;
-  }
-}
-
-double yarn_magnitude(double scale, double factor) { return scale <= 1 ? 1.0 : 0.1 * factor * std::log(scale) + 1.0; }
-
-void scale_yarn(const json_file::Reader& scaling, RopeConfig& rope, double original_positions, double max_positions) {
-  const double factor = scaling.real("factor", 1e-6, huge, max_positions / original_positions);
-  const double fast = scaling.real("beta_fast", 1e-6, huge, 32), slow = scaling.real("beta_slow", 1e-6, huge, 1);
-  const double mscale = scaling.real("mscale", 0, huge, 0), mscale_all = scaling.real("mscale_all_dim", 0, huge, 0);
-  const double computed = mscale != 0 && mscale_all != 0
-                              ? yarn_magnitude(factor, mscale) / yarn_magnitude(factor, mscale_all)
-                              : yarn_magnitude(factor, 1);
-  rope.magnitude = scaling.real("attention_factor", 1e-6, huge, computed);
-  const int dim = rope.rotary_dim;
-  // The pair of elements that turns `rotations` times within the original context.
-  const auto correction = [&](double rotations) {
-    return dim * std::log(original_positions / (rotations * 2 * pi)) / (2 * std::log(rope.theta));
-  };
-  double low = correction(fast), high = correction(slow);
-  if (scaling.boolean("truncate", true)) low = std::floor(low), high = std::ceil(high);
-  low = std::max(low, 0.0);
-  high = std::min(high, dim - 1.0);
-  if (low == high) high += 0.001;
-  for (std::size_t i = 0; i < rope.frequencies.size(); ++i) {
-    const double stretched = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
-    rope.frequencies[i] *= stretched / factor + (1 - stretched);
-  }
+void read_yarn(const json_file::Reader& scaling, RopeParameters& rope) {
+  rope.beta_fast = scaling.real("beta_fast", 1e-6, huge, 32);
+  rope.beta_slow = scaling.real("beta_slow", 1e-6, huge, 1);
+  rope.mscale = scaling.real("mscale", 0, huge, 0);
+  rope.mscale_all_dim = scaling.real("mscale_all_dim", 0, huge, 0);
+  if (scaling.has("attention_factor")) rope.attention_factor = scaling.real("attention_factor", 1e-6, huge);
+  rope.truncate = scaling.boolean("truncate", true);
 }
 
 }  // namespace
@@ -76,32 +36,45 @@ RopeConfig read_rope_config(const json_file::Reader& config, int head_dim, int m
   if (!object.is_object()) throw Error(config.owner(), "\"" + std::string(key) + "\" must be an object");
   const json_file::Reader scaling(config.owner() + ": " + key, object);
 
-  RopeConfig rope;
-  rope.theta = scaling.real("rope_theta", 1, huge, config.real("rope_theta", 1, huge, default_theta));
+  RopeParameters parameters;
+  parameters.theta = scaling.real("rope_theta", 1, huge, config.real("rope_theta", 1, huge, default_theta));
   const double share = scaling.real("partial_rotary_factor", 0, 1, config.real("partial_rotary_factor", 0, 1, 1));
-  rope.rotary_dim = static_cast<int>(head_dim * share);
-  if (rope.rotary_dim < 2 || rope.rotary_dim % 2 != 0)
+  parameters.rotary_dim = static_cast<int>(head_dim * share);
+  if (parameters.rotary_dim < 2 || parameters.rotary_dim % 2 != 0)
     throw Error(config.owner(), "the rotary part of a head must be an even number of elements, and at least 2",
                 "it is head_dim times partial_rotary_factor");
-  rope.frequencies = plain_frequencies(rope.theta, rope.rotary_dim);
 
   // "rope_type" since 2024, "type" before; nothing at all for models that stretch nothing.
-  const std::string type = scaling.text("rope_type", scaling.text("type", "default"));
-  if (type == "default") return rope;
-  rope.scaling = object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  // What the model was trained with: in the scaling, beside it, or the same as the maximum.
-  const double original =
-      config.real("original_max_position_embeddings", 1, huge,
-                  scaling.real("original_max_position_embeddings", 1, huge, static_cast<double>(max_positions)));
-  if (type == "linear") {
-    scale_linear(scaling, rope);
-  } else if (type == "llama3") {
-    scale_llama3(scaling, rope, original);
-  } else if (type == "yarn") {
-    scale_yarn(scaling, rope, original, max_positions);
-  } else {
-    throw Error(scaling.owner(), "RoPE scaling \"" + type + "\" is not known", "known are default, linear, llama3 and yarn");
+  parameters.type = scaling.text("rope_type", scaling.text("type", "default"));
+  nlohmann::json stored = parameters.type == "default" ? nlohmann::json::object() : object;
+  if (share != 1) stored["partial_rotary_factor"] = share;
+  if (parameters.type == "linear") {
+    parameters.factor = scaling.real("factor", 1e-6, huge);
+  } else if (parameters.type == "llama3" || parameters.type == "yarn") {
+    // What the model was trained with: in the scaling, beside it, or the same as the maximum.
+    parameters.original_positions =
+        config.real("original_max_position_embeddings", 1, huge,
+                    scaling.real("original_max_position_embeddings", 1, huge, static_cast<double>(max_positions)));
+    const bool yarn = parameters.type == "yarn";
+    parameters.factor = yarn ? scaling.real("factor", 1e-6, huge, max_positions / parameters.original_positions)
+                             : scaling.real("factor", 1e-6, huge);
+    yarn ? read_yarn(scaling, parameters) : read_llama3(scaling, parameters);
+    // The trace knows nothing of the rest of config.json.
+    for (const auto& [name, value] : {std::pair{"original_max_position_embeddings", parameters.original_positions},
+                                     std::pair{"factor", parameters.factor}})
+      if (!scaling.has(name) || scaling.real(name, 0, huge) != value) stored[name] = value;
+  } else if (parameters.type != "default") {
+    throw Error(scaling.owner(), "RoPE scaling \"" + parameters.type + "\" is not known",
+                "known are default, linear, llama3 and yarn");
   }
+
+  RopeFrequencies frequencies = rope_frequencies(parameters);
+  RopeConfig rope;
+  rope.theta = parameters.theta;
+  rope.rotary_dim = parameters.rotary_dim;
+  rope.frequencies = std::move(frequencies.frequency);
+  rope.magnitude = frequencies.magnitude;
+  if (!stored.empty()) rope.scaling = stored.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   return rope;
 }
 

@@ -12,10 +12,29 @@
 
 namespace kvreplay {
 
+// What is computed once for each key.
+class SharedValues {
+ public:
+  template <class Value>
+  const Value& get(const std::string& key, const std::function<Value()>& make) {
+    auto found = values_.find(key);
+    if (found == values_.end()) found = values_.emplace(key, std::make_any<Value>(make())).first;
+    return std::any_cast<const Value&>(found->second);
+  }
+
+ private:
+  std::map<std::string, std::any> values_;
+};
+
 class LayerWorkspace {
  public:
-  LayerWorkspace(const Trace& trace, int layer, Backend& backend, bool wants_scores = false)
-      : backend_(backend), loaded_(backend.load(trace, layer)), wants_scores_(wants_scores) {}
+  // across_layers: what the layers of one trace share; a workspace that is given none shares with no other.
+  LayerWorkspace(const Trace& trace, int layer, Backend& backend, bool wants_scores = false,
+                 std::shared_ptr<SharedValues> across_layers = std::make_shared<SharedValues>())
+      : backend_(backend),
+        loaded_(backend.load(trace, layer)),
+        wants_scores_(wants_scores),
+        across_layers_(std::move(across_layers)) {}
 
   Backend& backend() { return backend_; }
   const LoadedLayer& loaded() const { return *loaded_; }
@@ -32,9 +51,13 @@ class LayerWorkspace {
   // ("window_attention:32"), so policies that share stages share their results.
   template <class Value>
   const Value& shared(const std::string& key, const std::function<Value()>& make) {
-    auto found = shared_.find(key);
-    if (found == shared_.end()) found = shared_.emplace(key, std::make_any<Value>(make())).first;
-    return std::any_cast<const Value&>(found->second);
+    return shared_.get<Value>(key, make);
+  }
+  // The same for the whole trace: what a policy must know of every layer before any layer is evicted (KVzip ranks over all
+  // layers). `make` runs at the first layer that asks, and may read any layer of trace(); keep only what is small.
+  template <class Value>
+  const Value& shared_across_layers(const std::string& key, const std::function<Value()>& make) {
+    return across_layers_->get<Value>(key, make);
   }
   // Attention rows of the last W prompt queries, shared by every policy with the same W.
   const AttentionRows& window_attention(int window);
@@ -46,7 +69,8 @@ class LayerWorkspace {
   Backend& backend_;
   std::shared_ptr<LoadedLayer> loaded_;
   bool wants_scores_;
-  std::map<std::string, std::any> shared_;
+  SharedValues shared_;
+  std::shared_ptr<SharedValues> across_layers_;
 };
 
 }  // namespace kvreplay

@@ -142,9 +142,10 @@ class Replay {
     const auto& layers = trace_.layers();
     const std::size_t batch = runs_in_a_batch();
     job_.begin("replaying " + trace_.path(), static_cast<double>(layers.size() * runs_.size()), "layer runs");
+    const auto across_layers = std::make_shared<SharedValues>();
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const auto layer_started = Clock::now();
-      LayerWorkspace workspace(trace_, layers[l], backend_, request_.scores);
+      LayerWorkspace workspace(trace_, layers[l], backend_, request_.scores, across_layers);
       const double loading = seconds_since(layer_started) / static_cast<double>(runs_.size());
       for (std::size_t first = 0; first < runs_.size(); first += batch) {
         const std::size_t end = std::min(runs_.size(), first + batch);
