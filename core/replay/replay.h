@@ -27,6 +27,8 @@ struct ReplayRequest {
   std::vector<const Metric*> metrics;  // those that the trace has no data for are an error unless all_metrics
   bool all_metrics = true;             // every metric that the trace has data for; `metrics` is ignored
   bool scores = false;
+  // Means over the first steps after the prompt and over the rest are kept apart: summary keys NAME.early and NAME.late.
+  std::int64_t early_steps = 16;
   std::vector<std::string> evidence_labels;  // spans that evidence_recall counts; empty: "needle" and "evidence"
 };
 

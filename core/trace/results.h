@@ -28,9 +28,10 @@ struct RunInfo {
   std::string trace_sha256;
   std::string backend = "cpu";
   std::string created_by;
+  std::int64_t early_steps = 0;  // how many steps NAME.early of the summary is over; 0: not known
   double seconds = 0;
   std::int64_t peak_bytes = 0;
-  std::map<std::string, double> summary;  // mean of each metric, cache_bytes, full_cache_bytes
+  std::map<std::string, double> summary;  // mean of each metric (also NAME.early, NAME.late), cache_bytes, ...
   std::vector<std::string> notes;         // "nothing was evicted: ..." and other warnings
 };
 

@@ -109,6 +109,7 @@ class ResultsReader {
     if (info.trace_sha256.empty()) info.trace_sha256 = text(node, "trace_id");
     info.backend = text(node, "backend");
     info.created_by = text(node, "created_by");
+    info.early_steps = integer(node, "early_steps");
     info.seconds = number(node, "seconds");
     info.peak_bytes = integer(node, "peak_bytes");
     read_notes(node, info);

@@ -195,6 +195,7 @@ void ResultsWriter::finish_run(int run, const RunInfo& info) {
   text("trace_sha256", info.trace_sha256);
   text("backend", info.backend);
   text("created_by", info.created_by.empty() ? program_version() : info.created_by);
+  if (info.early_steps > 0) hdf5::write_attribute(group, where, "early_steps", info.early_steps);
   hdf5::write_attribute(group, where, "seconds", info.seconds);
   hdf5::write_attribute(group, where, "peak_bytes", info.peak_bytes);
   if (!info.notes.empty()) text("notes", nlohmann::json(info.notes).dump());
