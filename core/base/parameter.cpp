@@ -9,6 +9,12 @@
 
 namespace kvreplay {
 
+std::string Parameter::condition() const {
+  std::vector<std::string> parts;
+  for (const auto& [other, values] : only_with) parts.push_back(other + "=" + join(values, ", ", " or "));
+  return join(parts, " and ");
+}
+
 std::string Parameter::allowed() const {
   switch (type) {
     case ParameterType::boolean: return "true or false";

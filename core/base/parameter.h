@@ -19,7 +19,12 @@ struct Parameter {
   double maximum = std::numeric_limits<double>::infinity();
   std::vector<std::string> choices;             // for ParameterType::choice
   std::map<std::string, std::string> defaults;  // by variant: {"paper": "32", "released": "32"}
+  // The parameter exists only where every one of these other keys, which come before it, has one of the values:
+  // {{"pooling", {"avg", "max"}}}. Several parameters may share a key if their conditions exclude each other.
+  std::map<std::string, std::vector<std::string>> only_with;
 
+  // "pooling=avg or max": empty without a condition.
+  std::string condition() const;
   // "integer in [1, 4096]", "avg, max, adaptive or none": what an error message says is allowed.
   std::string allowed() const;
   // Throws Error naming `owner` (for example "policy snapkv"), the key and what is allowed. Returns the canonical text.

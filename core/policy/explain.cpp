@@ -35,6 +35,11 @@ std::string defaults_of(const PolicyDescription& policy, const Parameter& parame
   return same ? parameter.defaults.begin()->second : join(parts, ", ");
 }
 
+// Its meaning, and when it exists.
+std::string meaning_of(const Parameter& parameter) {
+  return parameter.doc + (parameter.only_with.empty() ? "" : "; only with " + parameter.condition());
+}
+
 std::string field(const char* name, const std::string& text) {
   std::string label = name;
   label.resize(10, ' ');
@@ -59,7 +64,7 @@ std::string explain_policy(const PolicyDescription& policy) {
   out += policy.parameters.empty() ? "\nno parameters\n" : "\nparameters\n";
   for (const Parameter& parameter : policy.parameters) {
     out += "  " + parameter.key + " = " + defaults_of(policy, parameter) + "\n      " +
-           wrapped(parameter.doc + "; " + parameter.allowed(), 6) + "\n";
+           wrapped(meaning_of(parameter) + "; " + parameter.allowed(), 6) + "\n";
   }
   return out;
 }
@@ -75,7 +80,7 @@ std::string explain_policy_as_markdown(const PolicyDescription& policy) {
   out += "\n| parameter | default | allowed | meaning |\n| --- | --- | --- | --- |\n";
   for (const Parameter& parameter : policy.parameters)
     out += "| `" + parameter.key + "` | " + escaped(defaults_of(policy, parameter)) + " | " + escaped(parameter.allowed()) +
-           " | " + escaped(parameter.doc) + " |\n";
+           " | " + escaped(meaning_of(parameter)) + " |\n";
   return out;
 }
 

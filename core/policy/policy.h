@@ -83,8 +83,8 @@ struct PolicyDescription {
   std::string stages;                   // "indicator attention (last W queries) → sum → max pooling → top-k + window"
   std::string needs;                    // what it needs from a trace
   std::vector<PolicyVariant> variants;  // the first is the default
-  std::vector<Parameter> parameters;    // in the order in which they are printed; a key without a default for a variant
-                                        // does not exist there
+  std::vector<Parameter> parameters;    // in the order in which they are printed; a key without a default for a variant,
+                                        // or whose condition does not hold, does not exist there
   std::function<std::unique_ptr<Policy>(const PolicySpec&)> make;
   bool hindsight = false;  // looks at queries that come after the eviction: a bound, nothing that could be deployed
 };
@@ -92,7 +92,7 @@ struct PolicyDescription {
 struct PolicySpec {
   const PolicyDescription* description = nullptr;
   std::string variant;
-  ParameterValues values;          // all parameters of the variant
+  ParameterValues values;          // all parameters of the variant whose conditions hold
   std::vector<std::string> given;  // keys that were written in the string, in the order of the description
 
   std::string text() const;   // every parameter written out: makes the same policy whatever the defaults become

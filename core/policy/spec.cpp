@@ -9,17 +9,48 @@
 namespace kvreplay {
 namespace {
 
-const Parameter* find_parameter(const PolicyDescription& policy, const std::string& key, const std::string& variant) {
-  for (const Parameter& parameter : policy.parameters)
-    if (parameter.key == key && parameter.defaults.count(variant) != 0) return &parameter;
-  return nullptr;
+// Whether the parameter exists in a variant, among these values.
+bool applies(const Parameter& parameter, const std::string& variant, const std::map<std::string, std::string>& values) {
+  return parameter.defaults.count(variant) != 0 &&
+         std::all_of(parameter.only_with.begin(), parameter.only_with.end(), [&](const auto& condition) {
+           const auto value = values.find(condition.first);
+           const auto& allowed = condition.second;
+           return value != values.end() && std::find(allowed.begin(), allowed.end(), value->second) != allowed.end();
+         });
 }
 
 std::vector<std::string> keys_of(const PolicyDescription& policy, const std::string& variant) {
   std::vector<std::string> keys;
   for (const Parameter& parameter : policy.parameters)
-    if (parameter.defaults.count(variant) != 0) keys.push_back(parameter.key);
+    if (parameter.defaults.count(variant) != 0 && std::find(keys.begin(), keys.end(), parameter.key) == keys.end())
+      keys.push_back(parameter.key);
   return keys;
+}
+
+// What was written after the colon, by key.
+std::map<std::string, std::string> parse_given(std::string_view text, const std::string& owner, const PolicySpec& spec) {
+  std::map<std::string, std::string> given;
+  const auto keys = keys_of(*spec.description, spec.variant);
+  for (const std::string& part : split(text, ',')) {
+    const auto equals = part.find('=');
+    const std::string key = part.substr(0, equals);
+    if (equals == std::string::npos)
+      throw Error(owner, "\"" + part + "\" is not key=value",
+                  "for example " + spec.description->name + ":" + (keys.empty() ? "key" : keys.front()) + "=...");
+    if (std::find(keys.begin(), keys.end(), key) == keys.end())
+      throw Error(owner, "has no parameter \"" + key + "\"",
+                  keys.empty() ? "it takes none" : "it takes " + join(keys, ", ", " and "));
+    if (!given.emplace(key, part.substr(equals + 1)).second) throw Error(owner, "\"" + key + "\" is given twice");
+  }
+  return given;
+}
+
+// Throws Error for a key whose condition does not hold.
+void refuse_inapplicable(const std::string& key, const std::string& owner, const PolicySpec& spec) {
+  std::vector<std::string> conditions;
+  for (const Parameter& parameter : spec.description->parameters)
+    if (parameter.key == key && parameter.defaults.count(spec.variant) != 0) conditions.push_back(parameter.condition());
+  throw Error(owner, "\"" + key + "\" means nothing here", "it goes with " + join(conditions, "; or with "));
 }
 
 }  // namespace
@@ -72,29 +103,17 @@ PolicySpec parse_policy(std::string_view text) {
                 "it has " + join(variants, ", ", " and "));
 
   const std::string owner = "policy " + policy.name + "@" + spec.variant;
-  std::map<std::string, std::string> values;
+  std::map<std::string, std::string> given, values;
+  if (colon != std::string_view::npos) given = parse_given(text.substr(colon + 1), owner, spec);
   for (const Parameter& parameter : policy.parameters) {
-    const auto value = parameter.defaults.find(spec.variant);
-    if (value != parameter.defaults.end()) values[parameter.key] = value->second;
+    if (!applies(parameter, spec.variant, values)) continue;
+    const auto written = given.find(parameter.key);
+    values[parameter.key] =
+        written == given.end() ? parameter.defaults.at(spec.variant) : parameter.check(owner, written->second);
+    if (written != given.end()) spec.given.push_back(parameter.key);
   }
-  if (colon != std::string_view::npos) {
-    for (const std::string& part : split(text.substr(colon + 1), ',')) {
-      const auto equals = part.find('=');
-      const std::string key = part.substr(0, equals);
-      const auto keys = keys_of(policy, spec.variant);
-      if (equals == std::string::npos)
-        throw Error(owner, "\"" + part + "\" is not key=value",
-                    "for example " + policy.name + ":" + (keys.empty() ? "key" : keys.front()) + "=...");
-      const Parameter* parameter = find_parameter(policy, key, spec.variant);
-      if (parameter == nullptr)
-        throw Error(owner, "has no parameter \"" + key + "\"",
-                    keys.empty() ? "it takes none" : "it takes " + join(keys, ", ", " and "));
-      if (std::find(spec.given.begin(), spec.given.end(), key) != spec.given.end())
-        throw Error(owner, "\"" + key + "\" is given twice");
-      values[key] = parameter->check(owner, part.substr(equals + 1));
-      spec.given.push_back(key);
-    }
-  }
+  for (const auto& [key, value] : given)
+    if (values.count(key) == 0) refuse_inapplicable(key, owner, spec);
   spec.values = ParameterValues(std::move(values));
   make_policy(spec);  // parameters that contradict each other are found here, before any file is opened
   return spec;
@@ -106,7 +125,7 @@ std::string PolicySpec::text() const {
   std::string out = description->name + "@" + variant;
   char separator = ':';
   for (const Parameter& parameter : description->parameters) {
-    if (!values.has(parameter.key)) continue;
+    if (!applies(parameter, variant, values.all())) continue;
     out += separator + parameter.key + "=" + values.text(parameter.key);
     separator = ',';
   }
@@ -118,7 +137,7 @@ std::string PolicySpec::label() const {
   if (variant != description->variants.front().name) out += "@" + variant;
   char separator = ':';
   for (const Parameter& parameter : description->parameters) {
-    if (!values.has(parameter.key) || values.text(parameter.key) == parameter.defaults.at(variant)) continue;
+    if (!applies(parameter, variant, values.all()) || values.text(parameter.key) == parameter.defaults.at(variant)) continue;
     out += separator + parameter.key + "=" + values.text(parameter.key);
     separator = ',';
   }
@@ -128,7 +147,7 @@ std::string PolicySpec::label() const {
 std::string PolicySpec::parameters_json() const {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   for (const Parameter& parameter : description->parameters) {
-    if (!values.has(parameter.key)) continue;
+    if (!applies(parameter, variant, values.all())) continue;
     switch (parameter.type) {
       case ParameterType::integer: json[parameter.key] = values.integer(parameter.key); break;
       case ParameterType::real: json[parameter.key] = values.real(parameter.key); break;

@@ -16,6 +16,7 @@ nlohmann::ordered_json json_of(const PolicyDescription& policy) {
     parameters.push_back({{"key", parameter.key},
                           {"allowed", parameter.allowed()},
                           {"defaults", parameter.defaults},
+                          {"only_with", parameter.only_with},
                           {"meaning", parameter.doc}});
   return {{"name", policy.name},   {"idea", policy.idea},  {"paper", policy.paper},   {"stages", policy.stages},
           {"needs", policy.needs}, {"variants", variants}, {"parameters", parameters}};

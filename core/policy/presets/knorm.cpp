@@ -6,7 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/policy/stages/per_step.h"
-#include "core/policy/stages/stages.h"
+#include "core/policy/stages/scorers.h"
 
 namespace kvreplay {
 namespace {
@@ -75,12 +75,17 @@ std::set<int> layers_of(const PolicySpec& spec) {
 
 }  // namespace
 
+std::unique_ptr<Indicator> knorm_scorer(const PolicySpec&) {
+  return key_norm_indicator({Granularity::kv_head, Reduction::mean});
+}
+
 const PolicyDescription& knorm_policy() {
   static const PolicyDescription description = {
       .name = "knorm",
       .idea = "Keeps the tokens whose keys are shortest: small keys attract attention. Nothing is protected.",
       .paper = "Devoto et al., A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression, EMNLP 2024",
-      .stages = "key_norm → top-k; once when the prompt ends (paper, released), after every forward pass (original)",
+      .stages =
+          "key_norm → top-k; once when the prompt ends (paper, released, kvpress), after every forward pass (original)",
       .needs = "keys only",
       .variants = {{"paper", "Devoto et al. 2024", "Once, per KV head, every layer."},
                    {"released", "an-yongqi/rest-kv at a8bb112",
@@ -89,7 +94,8 @@ const PolicyDescription& knorm_policy() {
                     "unless skip_layers=none."},
                    {"original", "alessiodevoto/l2compress at f93d6ca",
                     "Whenever the cache holds prune_after tokens, ceil(keep_ratio · length) of them stay; these win over "
-                    "the budget."}},
+                    "the budget."},
+                   {"kvpress", "NVIDIA/kvpress at 8bb29b9", "As paper."}},
       .parameters = {[] {
                        Parameter p;
                        p.key = "skip_layers";
@@ -120,6 +126,7 @@ const PolicyDescription& knorm_policy() {
       .make = [](const PolicySpec& spec) -> std::unique_ptr<Policy> {
         if (spec.variant == "original")
           return std::make_unique<PruningPolicy>(spec.values.real("keep_ratio"), spec.values.integer("prune_after"));
+        if (spec.variant == "kvpress") return make_scorer_policy(knorm_scorer(spec));
         OneShotStages stages;
         stages.granularity = spec.variant == "released" ? Granularity::query_head : Granularity::kv_head;
         stages.indicator = key_norm_indicator({stages.granularity, Reduction::mean});

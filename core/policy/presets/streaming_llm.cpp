@@ -2,7 +2,8 @@
 #include <algorithm>
 
 #include "core/base/error.h"
-#include "core/policy/stages/stages.h"
+#include "core/policy/stages/kvpress.h"
+#include "core/policy/stages/scorers.h"
 
 namespace kvreplay {
 namespace {
@@ -61,7 +62,7 @@ Parameter sinks_parameter() {
   p.doc = "the first tokens, always kept and counted in the budget";
   p.minimum = 0;
   p.maximum = 65536;
-  p.defaults = {{"paper", "4"}, {"original", "4"}};
+  p.defaults = {{"paper", "4"}, {"original", "4"}, {"kvpress", "4"}};
   return p;
 }
 
@@ -74,12 +75,18 @@ Parameter streaming_window_parameter() {
 
 }  // namespace
 
+std::unique_ptr<Indicator> streaming_llm_scorer(const PolicySpec& spec) {
+  return sinks_and_recent_indicator(spec.values.integer("sinks"));
+}
+
 const PolicyDescription& streaming_llm_policy() {
   static const PolicyDescription description = {
       .name = "streaming_llm",
       .idea = "Keeps the first tokens, which attention uses as a sink, and the most recent ones.",
       .paper = "Xiao et al., Efficient Streaming Language Models with Attention Sinks, ICLR 2024",
-      .stages = "position → sinks + recent; each decode step (paper, original), once when the prompt ends (released)",
+      .stages =
+          "position → sinks + recent; each decode step (paper, original), once when the prompt ends "
+          "(released, kvpress)",
       .needs = "nothing",
       .variants = {{"paper", "Xiao et al. 2024",
                     "4 sinks and the last M - 4 tokens after the prompt and after every step, one set per layer. Positions "
@@ -90,9 +97,12 @@ const PolicyDescription& streaming_llm_policy() {
                     "M - 4 (window=0 "
                     "here), its needle runner W = 32, which makes M - 32 \"sinks\"."},
                    {"original", "mit-han-lab/streaming-llm at 2e50426",
-                    "As paper, with sinks + window written in the string; they win over the budget."}},
+                    "As paper, with sinks + window written in the string; they win over the budget."},
+                   {"kvpress", "NVIDIA/kvpress at 8bb29b9",
+                    "Acts once: the sinks and the last M - sinks; a budget below the sinks keeps the first M tokens."}},
       .parameters = {sinks_parameter(), streaming_window_parameter()},
       .make = [](const PolicySpec& spec) -> std::unique_ptr<Policy> {
+        if (spec.variant == "kvpress") return make_scorer_policy(streaming_llm_scorer(spec));
         if (spec.variant == "released") return std::make_unique<FirstAndLastPolicy>(spec.values.integer("window"));
         return std::make_unique<StreamingPolicy>(spec.values.integer("sinks"),
                                                  spec.variant == "original" ? spec.values.integer("window") : 0);

@@ -1,8 +1,9 @@
 // Token Omission Via Attention (Oren et al., EMNLP 2024): drop what the newest query attends to least.
 #include <algorithm>
 
+#include "core/policy/stages/kvpress.h"
 #include "core/policy/stages/per_step.h"
-#include "core/policy/stages/stages.h"
+#include "core/policy/stages/scorers.h"
 
 namespace kvreplay {
 namespace {
@@ -59,7 +60,29 @@ class TovaPolicy final : public Policy {
   }
 };
 
+// The last query's attention, mean over the layer's query heads; the last token is forced.
+std::unique_ptr<Indicator> last_query_indicator() {
+  return forced_window_indicator(attention_indicator(1, {1.0}, {Granularity::layer, Reduction::mean}), no_pooling(), 1,
+                                 "none");
+}
+
+std::unique_ptr<Policy> make(const PolicySpec& spec) {
+  if (spec.variant == "paper" || spec.variant == "original") return std::make_unique<TovaPolicy>();
+  OneShotStages stages;
+  if (spec.variant == "kvpress") {
+    stages.granularity = Granularity::layer;
+    stages.indicator = last_query_indicator();
+  } else {
+    stages.granularity = Granularity::query_head;
+    stages.window = 1;
+    stages.indicator = attention_indicator(1, {1.0}, {Granularity::query_head, Reduction::mean});
+  }
+  return make_one_shot_policy(std::move(stages));
+}
+
 }  // namespace
+
+std::unique_ptr<Indicator> tova_scorer(const PolicySpec&) { return repeated_indicator(last_query_indicator()); }
 
 const PolicyDescription& tova_policy() {
   static const PolicyDescription description = {
@@ -67,13 +90,19 @@ const PolicyDescription& tova_policy() {
       .idea = "After every step drops the token that the newest query attends to least, one set for the whole layer.",
       .paper = "Oren et al., Transformers are Multi-State RNNs, EMNLP 2024",
       .stages =
-          "attention (newest query) → mean over all query heads → top-k, the newest token not forced; each decode step",
-      .needs = "the last prompt query and every decode query",
-      .variants = {{"paper", "Oren et al. 2024", "As the authors' code."},
-                   {"original", "schwartz-lab-NLP/TOVA at 9c7d09b",
-                    "The newest token competes too: some are dropped at their own step."}},
+          "attention (newest query) → mean over all query heads → top-k, the newest token not forced; each decode step "
+          "(paper, original), once when the prompt ends (kvpress, derived)",
+      .needs = "the last prompt query; every decode query (paper, original)",
+      .variants =
+          {{"paper", "Oren et al. 2024", "As the authors' code."},
+           {"original", "schwartz-lab-NLP/TOVA at 9c7d09b",
+            "The newest token competes too: some are dropped at their own step."},
+           {"kvpress", "NVIDIA/kvpress at 8bb29b9", "Once, when the prompt ends; the last prompt token is forced."},
+           {"derived", "a definition of this project",
+            "The form in which policies released for comparison would have it: once, per query head, the last prompt "
+            "token always kept. Figures are published for such a TOVA (ReST-KV), code is not."}},
       .parameters = {},
-      .make = [](const PolicySpec&) { return std::make_unique<TovaPolicy>(); },
+      .make = make,
   };
   return description;
 }

@@ -21,4 +21,16 @@ inline std::int64_t truncated(double value) { return static_cast<std::int64_t>(v
 // plus `above`: they win. [H, m] to [H, before + m + after]
 Array with_forced_ends(LayerWorkspace& layer, const Array& scores, std::int64_t before, std::int64_t after, float above = 1);
 
+// `scored`'s scores of all candidates but the last `window`, pooled; the window is forced.
+std::unique_ptr<Indicator> forced_window_indicator(std::unique_ptr<Indicator> scored, std::unique_ptr<Pooling> pooling,
+                                                   int window, std::string pooling_key);
+// A score for the whole layer [1, n], repeated for every KV head.
+std::unique_ptr<Indicator> repeated_indicator(std::unique_ptr<Indicator> scored);
+// 1 for the first `sinks` tokens and for the recent ones that fill the budget, 0 for the others.
+std::unique_ptr<Indicator> sinks_and_recent_indicator(int sinks);
+
+// PyramidKV in real arithmetic, window included, rounded half to even; the uniform budget in every layer where the
+// smallest layer would not hold the window.
+std::unique_ptr<Allocation> kvpress_pyramid_allocation(int beta, int window);
+
 }  // namespace kvreplay

@@ -83,12 +83,17 @@ Grouping grouping_of(const ParameterValues& values) {
   return grouping;
 }
 
-std::unique_ptr<Pooling> pooling_of(const PolicySpec& spec) {
+int odd_kernel_of(const PolicySpec& spec) {
   const int kernel = spec.values.integer("kernel");
   if (kernel % 2 == 0)
     throw Error("policy " + spec.description->name + "@" + spec.variant,
                 "\"" + std::to_string(kernel) + "\" is not allowed for \"kernel\"",
                 "it takes an odd integer, so that a window has a centre");
+  return kernel;
+}
+
+std::unique_ptr<Pooling> pooling_of(const PolicySpec& spec) {
+  const int kernel = odd_kernel_of(spec);
   const std::string& pooling = spec.values.text("pooling");
   if (pooling == "avg") return average_pooling(kernel);
   if (pooling == "max") return max_pooling(kernel);

@@ -50,6 +50,8 @@ std::unique_ptr<Indicator> accumulated_attention_indicator(ColumnMask mask, int 
 std::unique_ptr<Indicator> attention_value_indicator(int window, std::vector<double> weights, Grouping grouping);
 // Minus the norm of each key: small keys are the ones that attract attention (L2-norm, Devoto et al. 2024).
 std::unique_ptr<Indicator> key_norm_indicator(Grouping grouping);
+// Attention received from the prompt queries, divided by how many of them can see the token (kvpress ObservedAttention).
+std::unique_ptr<Indicator> observed_attention_indicator(Grouping grouping);
 // The error of removing each token alone (ReST-KV).
 struct ReconstructionSettings {
   int window = 32;
@@ -159,6 +161,8 @@ Parameter group_parameter(Defaults defaults);
 Parameter allocation_parameter(Defaults defaults);
 Parameter beta_parameter(Defaults defaults);
 Grouping grouping_of(const ParameterValues& values);
+// The key kernel; throws Error naming the policy when it is even.
+int odd_kernel_of(const PolicySpec& spec);
 // Pooling as the keys pooling and kernel say; throws Error naming the policy when the kernel is even.
 std::unique_ptr<Pooling> pooling_of(const PolicySpec& spec);
 std::unique_ptr<Allocation> allocation_of(const PolicySpec& spec, PyramidForm form);

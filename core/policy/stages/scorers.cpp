@@ -1,0 +1,103 @@
+#include "core/policy/stages/scorers.h"
+
+#include <algorithm>
+
+namespace kvreplay {
+
+#define KVREPLAY_SCORER(name) const PolicyDescription& name##_policy();
+#include "core/policy/stages/scorers.def"
+#undef KVREPLAY_SCORER
+
+namespace {
+
+const std::string variant = "kvpress";
+
+struct Scorer {
+  const PolicyDescription* policy;
+  ScorerFactory make;
+};
+
+const std::vector<Scorer>& scorers() {
+  static const std::vector<Scorer> all = {
+#define KVREPLAY_SCORER(name) {&name##_policy(), &name##_scorer},
+#include "core/policy/stages/scorers.def"
+#undef KVREPLAY_SCORER
+  };
+  return all;
+}
+
+std::vector<Parameter> parameters_of(const Scorer& scorer) {
+  std::vector<Parameter> parameters;
+  for (Parameter parameter : scorer.policy->parameters) {
+    const auto value = parameter.defaults.find(variant);
+    if (value == parameter.defaults.end()) continue;
+    parameter.defaults = {*value};
+    parameters.push_back(std::move(parameter));
+  }
+  return parameters;
+}
+
+bool has_key(const std::vector<Parameter>& parameters, const std::string& key) {
+  return std::any_of(parameters.begin(), parameters.end(),
+                     [&](const Parameter& p) { return p.key == key && p.defaults.count(variant) != 0; });
+}
+
+// Whether two scorers mean the same by a key, so that one line can describe it.
+bool same(const Parameter& a, Parameter b, const std::string& key) {
+  b.only_with[key] = a.only_with.at(key);
+  return a.key == b.key && a.only_with == b.only_with && a.type == b.type && a.doc == b.doc && a.minimum == b.minimum &&
+         a.maximum == b.maximum && a.choices == b.choices && a.defaults == b.defaults;
+}
+
+}  // namespace
+
+std::vector<std::string> scorer_names() {
+  std::vector<std::string> names;
+  for (const Scorer& scorer : scorers()) names.push_back(scorer.policy->name);
+  return names;
+}
+
+std::vector<Parameter> with_scorer_parameters(std::vector<Parameter> own, const std::string& key) {
+  std::vector<Parameter> all = own;
+  all.push_back(choice_parameter(key, "what scores the tokens, as its kvpress variant does", scorer_names(),
+                                 {{variant, scorer_names().front()}}));
+  const auto first = static_cast<std::ptrdiff_t>(all.size());
+  for (const Scorer& scorer : scorers()) {
+    for (Parameter& parameter : parameters_of(scorer)) {
+      if (has_key(own, parameter.key)) continue;
+      parameter.only_with[key] = {scorer.policy->name};
+      const auto twin =
+          std::find_if(all.begin() + first, all.end(), [&](const Parameter& p) { return same(p, parameter, key); });
+      if (twin == all.end()) {
+        all.push_back(std::move(parameter));
+      } else {
+        twin->only_with[key].push_back(scorer.policy->name);
+      }
+    }
+  }
+  return all;
+}
+
+std::unique_ptr<Indicator> scorer_of(const PolicySpec& spec, const std::string& key) {
+  const auto scorer = std::find_if(scorers().begin(), scorers().end(),
+                                   [&](const Scorer& s) { return s.policy->name == spec.values.text(key); });
+  std::map<std::string, std::string> values;
+  for (const Parameter& parameter : parameters_of(*scorer)) {
+    const auto& known = spec.description->parameters;
+    const bool from_spec = std::any_of(known.begin(), known.end(), [&](const Parameter& p) {
+      return p.key == parameter.key && p.only_with.count(key) != 0 && spec.values.has(p.key);
+    });
+    values[parameter.key] = from_spec ? spec.values.text(parameter.key) : parameter.defaults.at(variant);
+  }
+  PolicySpec inner = spec;
+  inner.values = ParameterValues(std::move(values));
+  return scorer->make(inner);
+}
+
+std::unique_ptr<Policy> make_scorer_policy(std::unique_ptr<Indicator> scorer) {
+  OneShotStages stages;
+  stages.indicator = std::move(scorer);
+  return make_one_shot_policy(std::move(stages));
+}
+
+}  // namespace kvreplay

@@ -1,0 +1,30 @@
+// Scorers as kvpress has them: presses that only give every candidate a score, so that others (adakv, criticalkv, chunkkv)
+// can be built on any of them. core/policy/stages/scorers.def lists them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/policy/stages/stages.h"
+
+namespace kvreplay {
+
+// spec: of a policy that has the scorer's parameters among its values. Scores are [Hk, n].
+using ScorerFactory = std::unique_ptr<Indicator> (*)(const PolicySpec& spec);
+#define KVREPLAY_SCORER(name) std::unique_ptr<Indicator> name##_scorer(const PolicySpec& spec);
+#include "core/policy/stages/scorers.def"
+#undef KVREPLAY_SCORER
+
+std::vector<std::string> scorer_names();
+
+// The parameters of a policy that is built on a scorer, which `key` ("base") chooses: `own`, then `key`, then those of
+// every scorer, each only with the scorers that have it. A key of `own` hides a scorer's, which then has its default.
+std::vector<Parameter> with_scorer_parameters(std::vector<Parameter> own, const std::string& key = "base");
+// The scorer that the key names, set up by the spec.
+std::unique_ptr<Indicator> scorer_of(const PolicySpec& spec, const std::string& key = "base");
+
+// The policy that keeps the best of a scorer's scores in every KV head.
+std::unique_ptr<Policy> make_scorer_policy(std::unique_ptr<Indicator> scorer);
+
+}  // namespace kvreplay
