@@ -61,7 +61,7 @@ RopeConfig read_rope_config(const json_file::Reader& config, int head_dim, int m
     yarn ? read_yarn(scaling, parameters) : read_llama3(scaling, parameters);
     // The trace knows nothing of the rest of config.json.
     for (const auto& [name, value] : {std::pair{"original_max_position_embeddings", parameters.original_positions},
-                                     std::pair{"factor", parameters.factor}})
+                                      std::pair{"factor", parameters.factor}})
       if (!scaling.has(name) || scaling.real(name, 0, huge) != value) stored[name] = value;
   } else if (parameters.type != "default") {
     throw Error(scaling.owner(), "RoPE scaling \"" + parameters.type + "\" is not known",

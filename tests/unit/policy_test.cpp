@@ -333,7 +333,8 @@ std::string refusal(const std::string& text) {
 
 TEST(PolicyString, RefusalsNameThePolicyTheKeyAndWhatIsAllowed) {
   EXPECT_EQ(refusal("snapvk"), "--policy: unknown policy \"snapvk\"; did you mean \"snapkv\"?");
-  EXPECT_EQ(refusal("tova@released"), "policy tova: has no variant \"released\"; it has paper, original, kvpress and derived");
+  EXPECT_EQ(refusal("tova@released"),
+            "policy tova: has no variant \"released\"; it has paper, original, kvpress and derived");
   EXPECT_EQ(refusal("snapkv:windw=3"),
             "policy snapkv@paper: has no parameter \"windw\"; it takes window, kernel, pooling, granularity, group, "
             "allocation and beta");
