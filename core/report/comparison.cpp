@@ -46,8 +46,23 @@ std::vector<std::string> usual_axes(const std::string& name, std::size_t rank) {
   return axes;
 }
 
-MetricSummary summarise(const MetricValues& values) {
+constexpr std::int64_t usual_early_steps = 16;  // of files that do not say how many were asked for
+
+// Means over the first steps after the prompt and over the rest, NaN left out.
+void split_regimes(const MetricValues& values, std::int64_t early_steps, MetricSummary& summary) {
+  summary.early = summary.late = not_a_number;
+  if (values.axes.empty() || values.axes.back() != "step") return;
+  const auto steps = static_cast<std::size_t>(values.shape.back());
+  std::vector<double> early, late;
+  for (std::size_t i = 0; i < values.values.size(); ++i)
+    (static_cast<std::int64_t>(i % steps) < early_steps ? early : late).push_back(values.values[i]);
+  summary.early = distribution_of(std::move(early)).mean;
+  summary.late = distribution_of(std::move(late)).mean;
+}
+
+MetricSummary summarise(const MetricValues& values, std::int64_t early_steps) {
   MetricSummary summary;
+  split_regimes(values, early_steps, summary);
   summary.regret = not_a_number;
   summary.interval = {not_a_number, not_a_number};
   summary.by_layer = mean_over_rest(values, 1);
@@ -103,11 +118,14 @@ void count_evicted(const Results& file, RunSummary& run) {
 
 void add_notes(RunSummary& run) {
   run.notes = run.info.notes;
+  // The full cache evicts nothing by definition: no warning.
+  if (run.info.preset == "full")
+    std::erase_if(run.notes, [](const std::string& note) { return note.find("nothing was evicted") == 0; });
   const auto noted = [&](const char* words) {
     return std::any_of(run.notes.begin(), run.notes.end(),
                        [words](const std::string& note) { return note.find(words) != std::string::npos; });
   };
-  if (run.evicted == 0 && !noted("evicted")) run.notes.emplace_back("nothing was evicted");
+  if (run.evicted == 0 && run.info.preset != "full" && !noted("evicted")) run.notes.emplace_back("nothing was evicted");
   if (run.empty_heads > 0 && !noted("empty"))
     run.notes.push_back(std::to_string(run.empty_heads) + (run.empty_heads == 1 ? " head is" : " heads are") +
                         " empty: no prompt token is left");
@@ -128,6 +146,7 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
   run.info = file.info(number);
   run.label = policy_label(run.info.policy);
   run.bound = is_hindsight_bound(run.info.preset);
+  run.early_steps = run.info.early_steps > 0 ? run.info.early_steps : usual_early_steps;
   for (const auto& name : file.metric_names(number)) {
     MetricValues values = file.metric(number, name);
     if (values.axes.size() != values.shape.size()) values.axes = usual_axes(name, values.shape.size());
@@ -137,7 +156,7 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
     if (axis_place(values, "region") < values.shape.size()) {
       run.regions.emplace(name, summarise_regions(values));
     } else {
-      run.metrics.emplace(name, summarise(values));
+      run.metrics.emplace(name, summarise(values, run.early_steps));
     }
     run.layers = values.shape.empty() ? run.layers : values.shape[0];
   }
@@ -173,13 +192,14 @@ std::string percent(double ratio) {
 MetricSummary pool(const std::vector<const MetricSummary*>& parts) {
   if (parts.size() == 1) return *parts[0];
   MetricSummary all;
-  std::vector<double> values, means, regrets;
+  std::vector<double> values, means, regrets, early, late;
   all.over = parts[0]->over;
   for (const auto* part : parts) {
     const auto& source = part->by_head.empty() ? part->by_layer : part->by_head;
     values.insert(values.end(), source.begin(), source.end());
     means.push_back(part->distribution.mean);
     regrets.push_back(part->regret);
+    early.push_back(part->early), late.push_back(part->late);
   }
   // By layer and by head where the traces agree in shape: the mean over traces.
   const auto mean_of = [&](auto member) {
@@ -195,6 +215,7 @@ MetricSummary pool(const std::vector<const MetricSummary*>& parts) {
   all.distribution = distribution_of(std::move(values));
   all.distribution.mean = distribution_of(means).mean;  // every trace counts the same
   all.regret = distribution_of(regrets).mean;
+  all.early = distribution_of(early).mean, all.late = distribution_of(late).mean;
   std::erase_if(means, [](double value) { return std::isnan(value); });
   all.interval = bootstrap_mean(means);
   return all;

@@ -23,6 +23,7 @@ struct MetricSummary {
   Distribution distribution;     // of the values of each head (or layer), each a mean over steps
   std::vector<double> by_layer;  // [L] mean over heads and steps
   std::vector<double> by_head;   // [L, Hq] mean over steps; empty for metrics without heads
+  double early = 0, late = 0;    // means over the first steps after the prompt and over the rest; NaN without such a step
   double regret = 0;  // how much worse the mean is than the bound's on the same trace and budget; NaN without a bound
   Interval interval;  // of the mean over traces; NaN for one trace
 };
@@ -42,9 +43,10 @@ struct RunSummary {
   std::string label;   // the shortest name that tells its policy from the others here: "snapkv", "restkv:alpha=0.3"
   bool bound = false;  // computed in hindsight from later queries; no policy can be expected to reach it
   std::int64_t layers = 0, heads = 0, tokens = 0, prompt_length = 0;
-  std::int64_t steps = -1;   // decode steps that were measured; -1: the run has no metric that tells
-  double ratio = 0;          // budget / prompt
-  std::int64_t evicted = 0;  // (layer, head, token) entries that are evicted in the end
+  std::int64_t steps = -1;       // decode steps that were measured; -1: the run has no metric that tells
+  std::int64_t early_steps = 0;  // how many steps are the early ones
+  double ratio = 0;              // budget / prompt
+  std::int64_t evicted = 0;      // (layer, head, token) entries that are evicted in the end
   double evicted_per_head = 0;
   std::int64_t empty_heads = 0;  // heads that keep no prompt token at all
   double bytes_factor = 1;       // stored heads over KV heads: above 1 when every query head keeps rows of its own

@@ -71,10 +71,38 @@ class ReportTest(EndToEndTest):
         self.assertEqual(len(re.findall(r"^budget ", text, re.MULTILINE)), 4)
         self.assertEqual(len(re.findall(r"^  \* restkv(?:@released)? ", text, re.MULTILINE)), 4, "the best at each budget")
         self.assertEqual(len(re.findall(r"^  ° oracle_attention", text, re.MULTILINE)), 4)
-        self.assertRegex(text, r"(?m)^! full at 15, 30, 75 and 150: nothing was evicted")
+        self.assertNotRegex(text, r"(?m)^! full", "the full cache evicts nothing by definition")
         self.assertRegex(text, r"(?m)^! restkv@released .*per query head: 4 times the bytes")
         for line in text.splitlines():
             self.assertNotRegex(line, r"  full .*\+", "a run that evicted nothing has no regret")
+
+    def test_tables_fit_and_wide_has_the_rest(self):
+        for line in self.succeeds("report", self.results).splitlines():
+            self.assertLessEqual(len(line), 120, line)
+        wide = self.succeeds("report", self.results, "--wide")
+        self.assertGreater(max(map(len, wide.splitlines())), 120)
+        for name in ("output_error", "evicted_mass", "head_output_error", "oracle_overlap"):
+            self.assertRegex(wide, rf"(?m)^ .*\b{name}\b")
+        self.assertRegex(self.succeeds("report", self.results), r"--wide shows the other numbers")
+
+    def test_regimes_are_the_first_steps_and_the_rest(self):
+        import h5py
+        import numpy as np
+        with h5py.File(self.results, "r+") as file:
+            for run in file["runs"].values():
+                run.attrs["early_steps"] = 5
+            values = file["runs/00008/metrics/output_error"][:].astype(np.float64)
+        got = self.json_of("report", self.results)["runs"][8]
+        self.assertEqual(got["early_steps"], 5)
+        self.assertAlmostEqual(got["metrics"]["output_error"]["early"], values[:, :5].mean(), places=6)  # float32 in the file
+        self.assertAlmostEqual(got["metrics"]["output_error"]["late"], values[:, 5:].mean(), places=6)
+        row = list(csv.DictReader(io.StringIO(self.succeeds("report", self.results, "--csv"))))[8]
+        self.assertAlmostEqual(float(row["output_error_early"]), values[:, :5].mean(), places=6)
+        self.assertAlmostEqual(float(row["output_error_late"]), values[:, 5:].mean(), places=6)
+        table = self.succeeds("report", self.results, "--regimes")
+        self.assertRegex(table, r"(?m)^  policy .* mean +early +late ")
+        self.assertIn("the first 5 steps after the prompt", table)
+        self.assertNotIn("early", self.succeeds("report", self.results))
 
     def test_csv_json_and_table_agree(self):
         rows = list(csv.DictReader(io.StringIO(self.succeeds("report", self.results, "--csv", "-"))))

@@ -35,9 +35,8 @@ struct Outcome {
 };
 
 Outcome run(const Folder& folder, const MemoryTraceContents& contents, const std::vector<std::string>& policies,
-            const std::vector<std::string>& budgets) {
+            const std::vector<std::string>& budgets, ReplayRequest request = {}) {
   const auto trace = make_memory_trace(contents);
-  ReplayRequest request;
   for (const auto& policy : policies) request.policies.push_back(parse_policy(policy));
   for (const auto& budget : budgets) request.budgets.push_back(Budget::parse(budget));
   request.scores = true;
@@ -179,6 +178,34 @@ TEST(Replay, MetricsHaveTheirShapesAndMarkedSpansCount) {
   EXPECT_EQ(outcome.runs[0].summary.at("not_finite"), 0);
   const auto names = outcome.results->metric_names(0);
   EXPECT_EQ(std::count(names.begin(), names.end(), "output_error_unprojected"), 0);
+}
+
+// The two means are over the first steps and over the others, and the whole mean is their weighted mean.
+TEST(Replay, MeansOfTheFirstStepsAndOfTheRestAreApart) {
+  const Folder folder;
+  Shape shape = two_layers();
+  shape.steps = 7;
+  ReplayRequest settings;
+  settings.early_steps = 3;
+  const auto outcome = run(folder, reference::random_contents(shape), {"snapkv"}, {"40"}, settings);
+  const auto& summary = outcome.runs[0].summary;
+  for (const char* name : {"output_error", "evicted_mass", "region_mass_after"}) {
+    const MetricValues metric = outcome.results->metric(0, name);
+    const std::size_t width = metric.axes.back() == "region" ? num_regions : 1;
+    double early = 0, late = 0;
+    for (std::size_t i = 0; i < metric.values.size(); ++i)
+      (i / width % 7 < 3 ? early : late) += metric.values[i] * 7.0 / static_cast<double>(metric.values.size());
+    EXPECT_NEAR(summary.at(std::string(name) + ".early"), early / 3, 1e-6) << name;  // of float32 values
+    EXPECT_NEAR(summary.at(std::string(name) + ".late"), late / 4, 1e-6) << name;
+    EXPECT_NEAR(summary.at(name), (early + late) / 7, 1e-6) << name;
+  }
+  EXPECT_NE(summary.at("output_error.early"), summary.at("output_error.late"));
+  EXPECT_TRUE(summary.contains("region_mass_after.sinks.early"));
+  EXPECT_EQ(outcome.results->info(0).early_steps, 3);
+
+  settings.early_steps = 7;
+  const auto all_early = run(folder, reference::random_contents(shape), {"snapkv"}, {"40"}, settings);
+  EXPECT_EQ(all_early.runs[0].summary.count("output_error.late"), 0U) << "no step is late";
 }
 
 TEST(Replay, WithoutAnOutputProjectionTheHeadsAreConcatenated) {

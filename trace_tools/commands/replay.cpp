@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/replay/replay.h"
 #include "trace_tools/command.h"
@@ -81,6 +82,8 @@ class ReplayCommand final : public Command {
                                                                                 "write the policies' final scores too")(
         "evidence", options::value<Strings>()->value_name("LABEL"),
         "label of the marked spans that evidence_recall counts (default: needle, evidence)")(
+        "early-steps", options::value<std::int64_t>()->value_name("N")->default_value(16),
+        "the summaries' NAME.early is over the first N steps after the prompt, NAME.late over the rest")(
         "trusted", "read traces in this process even when this machine did not write them");
     hidden.add_options()("trace", options::value<Strings>(), "");
     positional.add("trace", -1);
@@ -109,6 +112,8 @@ class ReplayCommand final : public Command {
     }
     request.scores = values.count("scores") != 0;
     request.evidence_labels = listed(values, "evidence");
+    request.early_steps = values["early-steps"].as<std::int64_t>();
+    if (request.early_steps < 1) throw Error("--early-steps", "must be at least 1");
 
     const auto backend = make_cpu_backend();
     const Trust trust = values.count("trusted") != 0 ? Trust::trusted : Trust::automatic;

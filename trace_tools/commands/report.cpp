@@ -12,12 +12,17 @@
 namespace kvreplay::cli {
 namespace {
 
+constexpr int usual_width = 120;  // columns of a table that goes to a file or to another program
+
 TerminalStyle terminal_style() {
-  if (isatty(STDOUT_FILENO) == 0) return {};
+  TerminalStyle style;
+  style.width = usual_width;
+  if (isatty(STDOUT_FILENO) == 0) return style;
   winsize size{};
-  const bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) style.width = size.ws_col;
   const char* dumb = std::getenv("NO_COLOR");  // no-color.org
-  return {dumb == nullptr || *dumb == '\0', known ? size.ws_col : 100};
+  style.escapes = dumb == nullptr || *dumb == '\0';
+  return style;
 }
 
 void write_text(const std::string& path, const std::string& text) {
@@ -58,6 +63,8 @@ class ReportCommand final : public Command {
         "trace", options::value<std::string>()->value_name("T.h5"), "the trace, where it is not where the results say")(
         "metric", options::value<std::string>()->value_name("NAME"),
         "what tables and figures lead with (default: output_error)")(
+        "wide", "every number of every headline metric in the tables, however wide")(
+        "regimes", "tables with the means over the first steps after the prompt and over the rest, too")(
         "budget", options::value<std::int64_t>()->value_name("N"),
         "budget in tokens of the figures that show one budget (default: nearest a tenth of the prompt)");
     hidden.add_options()("results", options::value<std::vector<std::string>>());
@@ -90,7 +97,12 @@ class ReportCommand final : public Command {
       if (html != "-" && csv != "-" && !call.json) say_where(html);
     }
     if (call.json) write_text("-", report_as_json(sources));
-    if (csv.empty() && html.empty() && !call.json) write_text("-", report_as_text(sources, terminal_style()));
+    if (csv.empty() && html.empty() && !call.json) {
+      TerminalStyle style = terminal_style();
+      if (call.values.count("wide") != 0) style.width = 0;
+      style.regimes = call.values.count("regimes") != 0;
+      write_text("-", report_as_text(sources, style));
+    }
     return 0;
   }
 

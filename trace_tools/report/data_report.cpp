@@ -32,6 +32,8 @@ json metric_json(const MetricSummary& summary) {
   json out = distribution_json(summary.distribution);
   out["quantiles_over"] = summary.over;
   out["regret"] = number(summary.regret);
+  out["early"] = number(summary.early);
+  out["late"] = number(summary.late);
   out["by_layer"] = numbers(summary.by_layer);
   return out;
 }
@@ -56,6 +58,7 @@ json run_json(const RunSummary& run) {
               {"full_cache_bytes", run.info.full_cache_bytes},
               {"peak_cache_bytes", run.info.peak_cache_bytes},
               {"bytes_factor", run.bytes_factor},
+              {"early_steps", run.early_steps},
               {"evicted", run.evicted},
               {"evicted_per_head", run.evicted_per_head},
               {"empty_heads", run.empty_heads},
@@ -72,6 +75,8 @@ json cell_json(const Cell& cell) {
   for (const auto& [name, summary] : cell.metrics) {
     out["metrics"][name] = distribution_json(summary.distribution);
     out["metrics"][name]["regret"] = number(summary.regret);
+    out["metrics"][name]["early"] = number(summary.early);
+    out["metrics"][name]["late"] = number(summary.late);
     if (!std::isnan(summary.interval.low))
       out["metrics"][name]["mean_interval_95"] = {number(summary.interval.low), number(summary.interval.high)};
   }
@@ -82,11 +87,12 @@ json cell_json(const Cell& cell) {
 
 std::string report_as_csv(const ReportSources& sources) {
   std::vector<std::string> columns = {
-      "results",     "run",         "trace",         "policy", "label",       "preset",           "bound",
-      "granularity", "budget",      "prompt_length", "ratio",  "cache_bytes", "full_cache_bytes", "bytes_factor",
-      "evicted",     "empty_heads", "kept_sha256",   "notes"};
+      "results",     "run",         "trace",         "policy",      "label",       "preset",           "bound",
+      "granularity", "budget",      "prompt_length", "ratio",       "cache_bytes", "full_cache_bytes", "bytes_factor",
+      "evicted",     "empty_heads", "kept_sha256",   "early_steps", "notes"};
   for (const auto& name : sources.comparison.metrics)
-    for (const char* part : {"mean", "median", "p1", "p5", "p95", "p99", "regret"}) columns.push_back(name + "_" + part);
+    for (const char* part : {"mean", "median", "p1", "p5", "p95", "p99", "regret", "early", "late"})
+      columns.push_back(name + "_" + part);
   std::string text = csv_line(columns);
   for (const auto& run : sources.comparison.runs) {
     std::vector<std::string> row = {run.results,
@@ -106,15 +112,18 @@ std::string report_as_csv(const ReportSources& sources) {
                                     std::to_string(run.evicted),
                                     std::to_string(run.empty_heads),
                                     run.info.kept_sha256,
+                                    std::to_string(run.early_steps),
                                     join(run.notes, "; ")};
     for (const auto& name : sources.comparison.metrics) {
       const auto found = run.metrics.find(name);
       if (found == run.metrics.end()) {
-        row.insert(row.end(), 7, "");
+        row.insert(row.end(), 9, "");
         continue;
       }
       const Distribution& values = found->second.distribution;
-      for (double value : {values.mean, values.median, values.p1, values.p5, values.p95, values.p99, found->second.regret})
+      const MetricSummary& summary = found->second;
+      for (double value : {values.mean, values.median, values.p1, values.p5, values.p95, values.p99, summary.regret,
+                           summary.early, summary.late})
         row.push_back(field(value));
     }
     text += csv_line(row);

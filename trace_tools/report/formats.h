@@ -9,7 +9,8 @@ namespace kvreplay::cli {
 
 struct TerminalStyle {
   bool escapes = false;  // bold and colour
-  int width = 0;         // columns; 0: as wide as it gets
+  int width = 0;         // columns; 0: as wide as it gets, every number of every metric
+  bool regimes = false;  // with the means over the first steps after the prompt and over the rest
 };
 
 // Aligned tables, one a budget.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include "core/base/text.h"
 #include "core/report/metric_info.h"
@@ -87,12 +88,16 @@ double evicted_per_head(const ReportSources& sources, const Cell& cell) {
   return sum / static_cast<double>(cell.runs.size());
 }
 
-TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const std::vector<std::string>& metrics) {
+// all: every number of every metric, else only the mean of those that the table does not lead with.
+TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const std::vector<std::string>& metrics, bool all,
+                   bool regimes) {
   TextTable table;
   const bool several = sources.comparison.traces.size() > 1;
   table.columns = {{"", "policy", true}, {"", "bytes"}, {"", "evicted"}, {"", several ? "traces" : "kept", true}};
   for (const auto& name : metrics) {
     table.columns.push_back({name, "mean"});
+    if (!all && name != sources.metric) continue;
+    if (regimes) table.columns.push_back({name, "early"}), table.columns.push_back({name, "late"});
     if (several) table.columns.push_back({name, "95 % interval"});
     table.columns.push_back({name, "median"});
     for (const auto& tail : tail_of(name)) table.columns.push_back({name, tail.name});
@@ -117,6 +122,10 @@ TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const
       const Distribution none = distribution_of({});
       const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
       row.fields.push_back(report_number(values.mean));
+      if (!all && name != sources.metric) continue;
+      if (regimes)
+        for (const auto regime : {&MetricSummary::early, &MetricSummary::late})
+          row.fields.push_back(found == cell.metrics.end() ? "–" : report_number(found->second.*regime));
       if (several)
         row.fields.push_back(
             found == cell.metrics.end() ? "–" : report_interval(found->second.interval.low, found->second.interval.high));
@@ -137,19 +146,31 @@ std::size_t total_width(const TextTable& table, const std::vector<std::size_t>& 
   return total;
 }
 
-// The same columns and widths for every budget, so that the tables line up below each other.
-std::vector<TextTable> tables_within(const ReportSources& sources, std::vector<std::string>& metrics, int width,
-                                     std::vector<std::size_t>& widths) {
+// The name above a group of columns needs its room.
+void widen_for_groups(const TextTable& table, std::vector<std::size_t>& widths) {
+  for (std::size_t first = 0, end = 0; first < widths.size(); first = end) {
+    std::size_t room = 0;
+    for (end = first; end < widths.size() && table.columns[end].group == table.columns[first].group; ++end)
+      room += widths[end] + (end > first ? 2 : 0);
+    widths[end - 1] += std::max(room, display_width(table.columns[first].group)) - room;
+  }
+}
+
+// The same columns and widths for every budget, so that the tables line up below each other. Metrics that do not fit are
+// taken from the end of `metrics`.
+std::vector<TextTable> tables_within(const ReportSources& sources, std::vector<std::string>& metrics,
+                                     const TerminalStyle& style, std::vector<std::size_t>& widths) {
   for (;;) {
     std::vector<TextTable> tables;
     widths.clear();
     for (const auto& group : sources.comparison.budgets) {
-      tables.push_back(table_of(sources, group, metrics));
+      tables.push_back(table_of(sources, group, metrics, style.width <= 0, style.regimes));
       const auto own = tables.back().widths();
       widths.resize(own.size(), 0);
       for (std::size_t i = 0; i < own.size(); ++i) widths[i] = std::max(widths[i], own[i]);
     }
-    if (width <= 0 || metrics.size() <= 1 || total_width(tables[0], widths) <= static_cast<std::size_t>(width))
+    widen_for_groups(tables[0], widths);
+    if (style.width <= 0 || metrics.size() <= 1 || total_width(tables[0], widths) <= static_cast<std::size_t>(style.width))
       return tables;
     metrics.pop_back();
   }
@@ -177,6 +198,23 @@ std::string heading(const ReportSources& sources) {
   return text;
 }
 
+// A line broken between words; what follows the first break is indented. width 0: as it is.
+std::string wrapped(const std::string& line, int width) {
+  const std::string indent = "    ";
+  std::string text, current = line.substr(0, line.find_first_not_of(' '));
+  bool first = true;
+  for (const auto& word : split(line.substr(current.size()), ' ')) {
+    if (!first && width > 0 && display_width(current) + 1 + display_width(word) > static_cast<std::size_t>(width)) {
+      text += current + "\n";
+      current = indent + word;
+    } else {
+      current += (first ? "" : " ") + word;
+    }
+    first = false;
+  }
+  return text + current + "\n";
+}
+
 std::string metric_line(const ReportSources& sources, const std::string& name) {
   const MetricInfo& text = metric_info(name);
   std::string line = "  " + name;
@@ -188,10 +226,18 @@ std::string metric_line(const ReportSources& sources, const std::string& name) {
     line += " Quantiles over " + found->second.over + ", each a mean over steps.";
     break;
   }
-  return line + "\n";
+  return line;
 }
 
-std::string footer(const ReportSources& sources, const std::vector<std::string>& metrics, std::size_t left_out) {
+std::string regime_line(const ReportSources& sources) {
+  std::set<std::int64_t> early;
+  for (const auto& run : sources.comparison.runs) early.insert(run.early_steps);
+  return "  early: mean over the first " + (early.size() == 1 ? std::to_string(*early.begin()) + " " : std::string()) +
+         "steps after the prompt; late: over the rest\n";
+}
+
+std::string footer(const ReportSources& sources, const std::vector<std::string>& metrics, std::size_t left_out,
+                   const TerminalStyle& style) {
   std::string text;
   bool any_bound = false, any_query_head = false;
   for (const auto& run : sources.comparison.runs) any_bound |= run.bound, any_query_head |= run.bytes_factor > 1.01;
@@ -204,10 +250,12 @@ std::string footer(const ReportSources& sources, const std::vector<std::string>&
         "  regret: how much worse the mean is than the bound's at the same budget\n";
   if (any_query_head) text += "  q evicts per query head, so every query head keeps rows of its own: the bytes say so\n";
   text += "  evicted: tokens a head at the end; kept: start of the SHA-256 of what was evicted when\n";
-  for (const auto& name : metrics) text += metric_line(sources, name);
-  if (left_out > 0)
-    text += "  " + std::to_string(left_out) + " more metric" + (left_out == 1 ? "" : "s") +
-            " in a wider terminal, with --metric NAME, --csv, --json or --html\n";
+  if (style.regimes) text += regime_line(sources);
+  for (const auto& name : metrics) text += wrapped(metric_line(sources, name), style.width);
+  if (style.width > 0)
+    text += "  --wide shows the other numbers" +
+            (left_out > 0 ? " and " + std::to_string(left_out) + " more metric" + (left_out == 1 ? "" : "s") : "") +
+            "; --csv, --json and --html have them all\n";
   return text;
 }
 
@@ -217,13 +265,13 @@ std::string report_as_text(const ReportSources& sources, const TerminalStyle& st
   std::vector<std::string> metrics = table_metrics(sources);
   const std::size_t wanted = metrics.size();
   std::vector<std::size_t> widths;
-  const std::vector<TextTable> tables = tables_within(sources, metrics, style.width, widths);
+  const std::vector<TextTable> tables = tables_within(sources, metrics, style, widths);
   std::string text = heading(sources);
   for (std::size_t i = 0; i < tables.size(); ++i) {
     const std::string title = "budget " + sources.comparison.budgets[i].text;
     text += "\n" + (style.escapes ? bold + title + plain : title) + "\n" + tables[i].print(widths, style.escapes);
   }
-  text += "\n" + footer(sources, metrics, wanted - metrics.size());
+  text += "\n" + footer(sources, metrics, wanted - metrics.size(), style);
   const auto notes = gathered_notes(sources);
   if (notes.empty()) return text;
   text += "\n";
