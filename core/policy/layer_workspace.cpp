@@ -1,10 +1,16 @@
 #include "core/policy/layer_workspace.h"
 
+#include <algorithm>
+
 namespace kvreplay {
 
 const AttentionRows& LayerWorkspace::window_attention(int window) {
   return shared<AttentionRows>("window_attention:" + std::to_string(window),
                                [&] { return backend_.window_attention(*loaded_, window, true); });
+}
+
+void LayerWorkspace::remark(const std::string& text) {
+  if (std::find(remarks_.begin(), remarks_.end(), text) == remarks_.end()) remarks_.push_back(text);
 }
 
 LayerEvictions LayerWorkspace::nothing_evicted(Granularity granularity) const {

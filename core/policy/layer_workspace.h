@@ -6,6 +6,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/backend/backend.h"
 #include "core/policy/policy.h"
@@ -62,6 +64,11 @@ class LayerWorkspace {
   // Attention rows of the last W prompt queries, shared by every policy with the same W.
   const AttentionRows& window_attention(int window);
 
+  // Something that whoever reads the results should know of this layer; repeats are dropped. The replay collects remarks
+  // after each eviction and adds them to the notes of the run.
+  void remark(const std::string& text);
+  std::vector<std::string> take_remarks() { return std::exchange(remarks_, {}); }
+
   // Evictions with nothing evicted yet.
   LayerEvictions nothing_evicted(Granularity granularity) const;
 
@@ -70,6 +77,7 @@ class LayerWorkspace {
   std::shared_ptr<LoadedLayer> loaded_;
   bool wants_scores_;
   SharedValues shared_;
+  std::vector<std::string> remarks_;
   std::shared_ptr<SharedValues> across_layers_;
 };
 

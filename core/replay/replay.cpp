@@ -158,6 +158,9 @@ class Replay {
       Run& run = runs_[r];
       // Policies whose layer shows no more than the budget evict nothing, whatever they protect: they check that first.
       evictions.push_back(run.policy->evict(workspace, run.budget));
+      for (const std::string& remark : workspace.take_remarks())
+        if (const auto& notes = run.info.notes; std::find(notes.begin(), notes.end(), remark) == notes.end())
+          note(run, remark);
       batch.push_back(&run);
       totals.push_back(&run.totals);
       run.info.seconds += seconds_since(started);
