@@ -1,7 +1,10 @@
 // Keys that point elsewhere than the others carry what the others do not (Park et al. 2025).
 #include "core/policy/stages/indicators_without_queries.h"
+#include "core/policy/stages/scorers.h"
 
 namespace kvreplay {
+
+std::unique_ptr<Indicator> keydiff_scorer(const PolicySpec&) { return key_difference_indicator(); }
 
 const PolicyDescription& keydiff_policy() {
   static const PolicyDescription description = {
@@ -22,9 +25,10 @@ const PolicyDescription& keydiff_policy() {
                                        {{"paper", "128"}})},
       .make =
           [](const PolicySpec& spec) {
+            if (spec.variant == "kvpress") return make_scorer_policy(keydiff_scorer(spec));
             OneShotStages stages;
             stages.indicator = key_difference_indicator();
-            if (spec.variant == "paper") stages.selection = streamed_key_difference(spec.values.integer("chunk"));
+            stages.selection = streamed_key_difference(spec.values.integer("chunk"));
             return make_one_shot_policy(std::move(stages));
           },
   };

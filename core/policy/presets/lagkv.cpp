@@ -5,6 +5,7 @@
 
 #include "core/policy/stages/host_tensors.h"
 #include "core/policy/stages/indicators_without_queries.h"
+#include "core/policy/stages/scorers.h"
 
 namespace kvreplay {
 namespace {
@@ -74,6 +75,14 @@ std::unique_ptr<Policy> recursive_policy(const PolicySpec& spec) {
 
 }  // namespace
 
+std::unique_ptr<Indicator> lagkv_scorer(const PolicySpec& spec) {
+  LagSettings settings;
+  settings.sinks = spec.values.integer("sinks");
+  settings.lag = spec.values.integer("lag");
+  settings.cross_scoring = spec.values.boolean("cross_scoring");
+  return lag_indicator(settings);
+}
+
 const PolicyDescription& lagkv_policy() {
   static const PolicyDescription description = {
       .name = "lagkv",
@@ -103,13 +112,7 @@ const PolicyDescription& lagkv_policy() {
                                     {{"original", "1"}})},
       .make = [](const PolicySpec& spec) -> std::unique_ptr<Policy> {
         if (spec.variant == "original") return recursive_policy(spec);
-        OneShotStages stages;
-        LagSettings settings;
-        settings.sinks = spec.values.integer("sinks");
-        settings.lag = spec.values.integer("lag");
-        settings.cross_scoring = spec.values.boolean("cross_scoring");
-        stages.indicator = lag_indicator(settings);
-        return make_one_shot_policy(std::move(stages));
+        return make_scorer_policy(lagkv_scorer(spec));
       },
   };
   return description;
