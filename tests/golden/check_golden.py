@@ -5,6 +5,7 @@ largest finite magnitude) with what the published implementations chose. Golden 
 
 usage: check_golden.py KVREPLAY FOLDER_WITH_H5_FILES [NAME.h5 ...]
 """
+import re
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,9 @@ def compare(case, run, prompt, tokens):
             problems.append(f"layer {name}: {(want != got).sum()} of {want.size} entries differ")
         if "scores" in case[name] and "scores" in run and "evicted_at" not in case[name]:
             want = case[name]["scores"][...]
+            if "chunk_scores" in case[name]:  # what the chunks were ranked by, at every token of each
+                chunk = int(re.search(r"chunk=([0-9]+)", case.attrs["policy"]).group(1))
+                want = np.repeat(case[name]["chunk_scores"][...], chunk, axis=1)[:, :prompt]
             got = run["scores"][index][:, : want.shape[1]]
             finite = np.isfinite(got)
             scale = np.abs(np.where(np.isfinite(want), want, 0)).max(axis=1, keepdims=True)

@@ -1,4 +1,5 @@
-#include "core/policy/stages/stages.h"
+#include "core/policy/stages/kvpress.h"
+#include "core/policy/stages/scorers.h"
 
 namespace kvreplay {
 
@@ -18,33 +19,41 @@ const PolicyDescription& adakv_policy() {
                    {"released", "an-yongqi/rest-kv at a8bb112",
                     "Per query head; each head's scores are weighted by the share that its B best hold. Budgets are rounded "
                     "head by head, so "
-                    "their sum can miss H · B by a few tokens."}},
-      .parameters = {window_parameter({{"paper", "32"}, {"released", "32"}}),
-                     kernel_parameter({{"paper", "7"}, {"released", "5"}}),
-                     pooling_parameter({"avg", "max", "none"}, {{"paper", "max"}, {"released", "avg"}}),
-                     [] {
-                       Parameter p;
-                       p.key = "floor";
-                       p.type = ParameterType::real;
-                       p.doc = "share of the budget that is divided equally among the heads";
-                       p.minimum = 0;
-                       p.maximum = 1;
-                       p.defaults = {{"paper", "0.2"}, {"released", "0.2"}};
-                       return p;
-                     }(),
-                     [] {
-                       Parameter p;
-                       p.key = "normalize";
-                       p.type = ParameterType::boolean;
-                       p.doc = "weight each head's scores by the share that its B best hold";
-                       p.defaults = {{"paper", "false"}, {"released", "true"}};
-                       return p;
-                     }(),
-                     granularity_parameter({{"paper", "kv_head"}, {"released", "query_head"}}),
-                     group_parameter({{"paper", "mean"}, {"released", "mean"}})},
+                    "their sum can miss H · B by a few tokens."},
+                   {"kvpress", "NVIDIA/kvpress at 8bb29b9",
+                    "On any scorer, per KV head: instead of a blend, every head is sure of its best int(M · safeguard) "
+                    "tokens, and the rest goes to the layer's largest scores; the heads together keep exactly H · M."}},
+      .parameters = with_scorer_parameters(
+          {window_parameter({{"paper", "32"}, {"released", "32"}}), kernel_parameter({{"paper", "7"}, {"released", "5"}}),
+           pooling_parameter({"avg", "max", "none"}, {{"paper", "max"}, {"released", "avg"}}),
+           [] {
+             Parameter p;
+             p.key = "floor";
+             p.type = ParameterType::real;
+             p.doc = "share of the budget that is divided equally among the heads";
+             p.minimum = 0;
+             p.maximum = 1;
+             p.defaults = {{"paper", "0.2"}, {"released", "0.2"}};
+             return p;
+           }(),
+           [] {
+             Parameter p;
+             p.key = "normalize";
+             p.type = ParameterType::boolean;
+             p.doc = "weight each head's scores by the share that its B best hold";
+             p.defaults = {{"paper", "false"}, {"released", "true"}};
+             return p;
+           }(),
+           granularity_parameter({{"paper", "kv_head"}, {"released", "query_head"}}),
+           group_parameter({{"paper", "mean"}, {"released", "mean"}}), safeguard_parameter()}),
       .make =
           [](const PolicySpec& spec) {
             OneShotStages stages;
+            if (spec.variant == "kvpress") {
+              stages.indicator = scorer_of(spec);
+              stages.allocation = safeguard_allocation(spec.values.real("safeguard"));
+              return make_one_shot_policy(std::move(stages));
+            }
             const Grouping grouping = grouping_of(spec.values);
             stages.granularity = grouping.granularity;
             stages.window = spec.values.integer("window");

@@ -29,6 +29,15 @@ std::unique_ptr<Indicator> repeated_indicator(std::unique_ptr<Indicator> scored)
 // 1 for the first `sinks` tokens and for the recent ones that fill the budget, 0 for the others.
 std::unique_ptr<Indicator> sinks_and_recent_indicator(int sinks);
 
+// `scored`'s scores, their first stage lifted above all others and the rest weighted by projected_value_norms(): the best
+// budget of them are CriticalKV's choice.
+std::unique_ptr<Indicator> critical_indicator(std::unique_ptr<Indicator> scored, double first_stage, double epsilon);
+// Attention received from the last `window` queries, each counted by how many tokens come before it.
+std::unique_ptr<Indicator> finch_indicator(int window, bool normalize);
+
+// Head budgets: the best H · M scores of the layer, whatever their head, where each head is sure of its own best
+// int(M · safeguard). They sum to H · M.
+std::unique_ptr<Allocation> safeguard_allocation(double safeguard);
 // PyramidKV in real arithmetic, window included, rounded half to even; the uniform budget in every layer where the
 // smallest layer would not hold the window.
 std::unique_ptr<Allocation> kvpress_pyramid_allocation(int beta, int window);

@@ -94,6 +94,20 @@ std::unique_ptr<Indicator> scorer_of(const PolicySpec& spec, const std::string& 
   return scorer->make(inner);
 }
 
+Parameter first_stage_parameter() {
+  return real_parameter("first_stage", "share of the budget that goes to the best scores before values are looked at", 0, 1,
+                        {{variant, "0.5"}});
+}
+
+Parameter epsilon_parameter() {
+  return real_parameter("epsilon", "added to every score before it is multiplied by the size of the projected value", 0, 1e6,
+                        {{variant, "1e-04"}});
+}
+
+Parameter safeguard_parameter() {
+  return real_parameter("safeguard", "share of the budget that every head is sure of", 0, 1, {{variant, "0.2"}});
+}
+
 std::unique_ptr<Policy> make_scorer_policy(std::unique_ptr<Indicator> scorer) {
   OneShotStages stages;
   stages.indicator = std::move(scorer);

@@ -24,6 +24,10 @@ std::vector<Parameter> with_scorer_parameters(std::vector<Parameter> own, const 
 // The scorer that the key names, set up by the spec.
 std::unique_ptr<Indicator> scorer_of(const PolicySpec& spec, const std::string& key = "base");
 
+Parameter first_stage_parameter();  // CriticalKV's share, 0.5
+Parameter epsilon_parameter();      // and what it adds to every score, 0.0001
+Parameter safeguard_parameter();    // AdaKV's, 0.2
+
 // The policy that keeps the best of a scorer's scores in every KV head.
 std::unique_ptr<Policy> make_scorer_policy(std::unique_ptr<Indicator> scorer);
 

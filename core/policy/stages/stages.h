@@ -64,6 +64,10 @@ std::unique_ptr<Indicator> reconstruction_indicator(ReconstructionSettings setti
 // Full-cache attention mass over all decode steps: hindsight, unreachable.
 std::unique_ptr<Indicator> oracle_attention_indicator(Grouping grouping);
 
+// ‖W_o v‖₁ of every candidate, mean over the query heads of a KV head: [Hk, n]. Throws Error naming the dataset when the
+// trace has no output_projection.
+const Array& projected_value_norms(LayerWorkspace& layer);
+
 struct PoolingContext {
   LayerWorkspace& layer;
   const Array& scores;  // [H, m]
@@ -134,6 +138,16 @@ class Selection {
 };
 
 std::unique_ptr<Selection> top_selection();  // the best of each head
+// Whole chunks of `chunk` neighbouring columns, the last one shorter, by the mean of their scores; as many chunks as the
+// capacity is of the columns, rounded down, at least one: what is kept differs from the budget. one_set: by the sum over
+// the heads, the same for all of a layer. Fewer columns than a chunk are selected one by one. (ChunkKV)
+std::unique_ptr<Selection> chunk_selection(int chunk, bool one_set);
+// The best of each run of `chunk` columns by itself: the same share of each, rounded down, at least one. (kvpress
+// ChunkPress)
+std::unique_ptr<Selection> per_chunk_selection(int chunk);
+// The best by score first, then the best by (score + epsilon) · projected_value_norms(); the first stage takes the share
+// first_stage of a head's capacity, or the share `safeguard` of the budget where that is more. (CriticalKV)
+std::unique_ptr<Selection> two_stage_selection(double first_stage, double epsilon, double safeguard);
 
 struct OneShotStages {
   Granularity granularity = Granularity::kv_head;
