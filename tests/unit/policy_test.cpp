@@ -215,14 +215,8 @@ TEST_P(AnyPolicy, PrintsAStringThatMakesItAgain) {
 // skipped, sizes of their own. What they keep is checked against the golden cases.
 bool keeps_its_budget(const std::string& name) {
   static const std::set<std::string> exceptions = {
-      "full@paper",
-      "adakv@released",
-      "knorm@released",
-      "knorm@original",
-      "lacache@original",
-      "h2o@original_mask",
-      "lagkv@original",
-      "chunkkv@kvpress",
+      "full@paper",       "adakv@released",    "knorm@released", "knorm@original",
+      "lacache@original", "h2o@original_mask", "lagkv@original", "chunkkv@kvpress",
   };
   return exceptions.count(name) == 0;
 }
