@@ -4,6 +4,25 @@
 #include "core/replay/cache_account_internal.h"
 
 namespace kvreplay {
+namespace {
+
+// How many stored heads one row of evicted_at stands for: a layer's one set is stored for every KV head.
+std::int64_t stored_rows(const LoadedLayer& layer, Granularity granularity, std::int64_t heads) {
+  return stored_heads(granularity, layer.trace->model()) / heads;
+}
+
+}  // namespace
+
+std::int64_t stored_after_prompt(const LoadedLayer& layer, Granularity granularity,
+                                 TensorView<const std::int32_t, 2> evicted_at) {
+  std::int64_t kept = 0;
+  for (std::int64_t h = 0; h < evicted_at.dim(0); ++h) {
+    const auto candidates = evicted_at[h].flat().subspan(static_cast<std::size_t>(layer.first_candidate),
+                                                         static_cast<std::size_t>(layer.candidates()));
+    kept += layer.candidates() - std::count(candidates.begin(), candidates.end(), 0);
+  }
+  return kept * stored_rows(layer, granularity, evicted_at.dim(0));
+}
 
 CacheAccount::CacheAccount(const Trace& trace, Granularity granularity)
     : granularity_(granularity),
@@ -11,10 +30,10 @@ CacheAccount::CacheAccount(const Trace& trace, Granularity granularity)
       held_at_step_(static_cast<std::size_t>(trace.num_decode_steps()) + 1, 0) {}
 
 void CacheAccount::add_layer(const LoadedLayer& layer, TensorView<const std::int32_t, 2> evicted_at) {
+  held_at_step_[0] += stored_after_prompt(layer, granularity_, evicted_at);
   hash_.update(evicted_at.data(), static_cast<std::size_t>(evicted_at.size()) * sizeof(std::int32_t));
   const std::int64_t heads = evicted_at.dim(0);
-  // A layer's one set is stored for every KV head.
-  const std::int64_t rows = stored_heads(granularity_, layer.trace->model()) / heads;
+  const std::int64_t rows = stored_rows(layer, granularity_, heads);
   for (std::int64_t h = 0; h < heads; ++h) {
     const std::int32_t* row = evicted_at[h].data();
     std::int64_t kept = 0;
@@ -24,7 +43,6 @@ void CacheAccount::add_layer(const LoadedLayer& layer, TensorView<const std::int
     }
     for (std::int64_t i = layer.prompt; i < layer.tokens; ++i) evicted_tokens_ += row[i] != -1 ? 1 : 0;
     if (kept == 0 && layer.candidates() > 0) head_emptied_ = true;
-    held_at_step_[0] += rows * kept;
     if (layer.steps() > 0) add_held(layer, row, rows);
   }
 }

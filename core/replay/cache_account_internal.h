@@ -35,6 +35,10 @@ class CacheAccount {
   std::vector<std::int64_t> held_at_step_;  // stored rows visible at each step, over layers and stored heads
 };
 
+// Rows that the cache stores right after the prompt's eviction, over the layer's stored heads.
+std::int64_t stored_after_prompt(const LoadedLayer& layer, Granularity granularity,
+                                 TensorView<const std::int32_t, 2> evicted_at);
+
 // Bytes of the keys and values of the whole prompt, as far as sliding windows show it.
 std::int64_t full_cache_bytes(const Trace& trace);
 

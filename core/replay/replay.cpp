@@ -9,6 +9,7 @@
 #include "core/base/version.h"
 #include "core/policy/layer_workspace.h"
 #include "core/replay/cache_account_internal.h"
+#include "core/replay/equal_bytes_internal.h"
 #include "core/replay/metric_sink_internal.h"
 
 namespace kvreplay {
@@ -47,8 +48,12 @@ class Replay {
         steps_{trace.num_decode_steps(), request.early_steps, {}} {
     choose_evidence();
     choose_metrics();
-    for (const PolicySpec& spec : request.policies)
-      for (const Budget& budget : request.budgets) add_run(spec, budget);
+    if (request.equal_bytes) {
+      add_runs_of_equal_bytes();
+    } else {
+      for (const PolicySpec& spec : request.policies)
+        for (const Budget& budget : request.budgets) add_run(spec, budget);
+    }
   }
 
   std::vector<RunInfo> run() {
@@ -97,11 +102,17 @@ class Replay {
     }
   }
 
-  void add_run(const PolicySpec& spec, const Budget& budget) {
+  Run new_run(const PolicySpec& spec, const Budget& budget) const {
     auto policy = make_policy(spec);
-    const Granularity granularity = policy->granularity();
-    Run run{&spec, std::move(policy), 0, -1, {}, CacheAccount(trace_, granularity), {}};
-    run.budget = budget.resolve(trace_, granularity);
+    CacheAccount account(trace_, policy->granularity());
+    Run run{&spec, std::move(policy), 0, -1, {}, std::move(account), {}};
+    run.info.budget_text = budget.text;
+    return run;
+  }
+
+  void add_run(const PolicySpec& spec, const Budget& budget) {
+    Run run = new_run(spec, budget);
+    run.budget = budget.resolve(trace_, run.policy->granularity());
     if (const std::int64_t fixed = run.policy->fixed_budget(); fixed > 0 && fixed != run.budget) {
       note(run, "sizes written in the policy ask for " + std::to_string(fixed) + " tokens; they win over the budget of " +
                     std::to_string(run.budget));
@@ -112,8 +123,50 @@ class Replay {
                   "\"" + budget.text + "\" is " + std::to_string(run.budget) + " tokens, but " + spec.label() +
                       " always keeps " + std::to_string(run.policy->minimum_budget()),
                   "ask for at least that many");
+    add(std::move(run));
+  }
+
+  void add_runs_of_equal_bytes() {
+    std::vector<std::int64_t> tokens, goals;
+    for (const Budget& budget : request_.budgets) {
+      tokens.push_back(budget.resolve(trace_, Granularity::kv_head));
+      goals.push_back(budget.kind == Budget::Kind::bytes ? static_cast<std::int64_t>(budget.value)
+                                                         : uniform_cache_bytes(trace_, tokens.back()));
+    }
+    std::vector<std::unique_ptr<Policy>> policies;
+    std::vector<const Policy*> searched;
+    for (const PolicySpec& spec : request_.policies) {
+      policies.push_back(make_policy(spec));
+      if (!keeps_everything(spec)) searched.push_back(policies.back().get());
+    }
+    const auto found = equal_bytes_budgets(trace_, searched, goals, backend_, job_);
+    std::vector<std::string> refusals;
+    auto next = found.begin();
+    for (const PolicySpec& spec : request_.policies) {
+      const bool everything = keeps_everything(spec);
+      for (std::size_t b = 0; b < goals.size(); ++b) {
+        Run run = new_run(spec, request_.budgets[b]);
+        run.info.equal_bytes = goals[b];
+        run.info.equal_bytes_tokens = tokens[b];
+        run.budget = everything ? tokens[b] : (*next)[b].budget;
+        if (run.budget > 0) {
+          add(std::move(run));
+          continue;
+        }
+        refusals.push_back(spec.label() + " takes at least " + std::to_string((*next)[b].cache_bytes) + " bytes, and \"" +
+                           request_.budgets[b].text + "\" is " + std::to_string(goals[b]));
+      }
+      if (!everything) ++next;
+    }
+    if (runs_.empty()) throw Error("--equal-bytes", refusals.front(), "ask for more, or protect less (a smaller window)");
+    for (const auto& refusal : refusals) job_.warn("--equal-bytes: " + refusal + ": it has no run there");
+  }
+
+  static bool keeps_everything(const PolicySpec& spec) { return spec.description->name == "full"; }
+
+  void add(Run run) {
     for (const Metric* metric : metrics_) run.totals.emplace_back(*metric, model_.num_query_heads);
-    run.index = results_.add_run(layout_of(granularity));
+    run.index = results_.add_run(layout_of(run.policy->granularity()));
     runs_.push_back(std::move(run));
   }
 

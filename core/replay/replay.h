@@ -26,6 +26,10 @@ struct ReplayRequest {
   std::vector<Budget> budgets;
   std::vector<const Metric*> metrics;  // those that the trace has no data for are an error unless all_metrics
   bool all_metrics = true;             // every metric that the trace has data for; `metrics` is ignored
+  // Budgets mean bytes: those that so many tokens in every KV head of every layer take, or as written ("2MiB"). Each policy
+  // gets the nominal budget whose cache really takes as much of them as it can, and no more; `full` is left as it is. A
+  // policy that takes more at any budget has no run there, which is warned of; Error when no run is left.
+  bool equal_bytes = false;
   bool scores = false;
   // Means over the first steps after the prompt and over the rest are kept apart: summary keys NAME.early and NAME.late.
   std::int64_t early_steps = 16;

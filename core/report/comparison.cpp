@@ -164,7 +164,8 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
   const std::int64_t tokens = run.layers > 0 ? file.evicted_at(number, 0).dim(1) : 0;
   run.prompt_length = run.steps >= 0 ? tokens - run.steps : options.prompt_length ? options.prompt_length(run.info) : 0;
   if (run.prompt_length <= 0 || run.prompt_length > tokens) run.prompt_length = tokens;
-  run.ratio = static_cast<double>(run.info.budget) / static_cast<double>(std::max<std::int64_t>(1, run.prompt_length));
+  run.budget = run.info.equal_bytes > 0 ? run.info.equal_bytes_tokens : run.info.budget;
+  run.ratio = static_cast<double>(run.budget) / static_cast<double>(std::max<std::int64_t>(1, run.prompt_length));
   count_evicted(file, run);
   add_notes(run);
   return run;
@@ -174,14 +175,14 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
 // at the same share of the prompt.
 bool same_budgets_everywhere(const Comparison& comparison) {
   std::map<std::string, std::set<std::int64_t>> budgets;
-  for (const auto& run : comparison.runs) budgets[run.info.trace].insert(run.info.budget);
+  for (const auto& run : comparison.runs) budgets[run.info.trace].insert(run.budget);
   return std::all_of(budgets.begin(), budgets.end(),
                      [&](const auto& entry) { return entry.second == budgets.begin()->second; });
 }
 
 std::int64_t budget_key(const RunSummary& run, bool by_tokens) {
   // Ratios to a tenth of a percent: ⌊P·x/100⌋ differs from x by less than one token.
-  return by_tokens ? run.info.budget : std::llround(run.ratio * 1000);
+  return by_tokens ? run.budget : std::llround(run.ratio * 1000);
 }
 
 std::string percent(double ratio) {
@@ -245,13 +246,17 @@ void group_by_budget(Comparison& comparison, bool by_tokens) {
   for (const auto& [key, members] : groups) {
     BudgetGroup group;
     const RunSummary& first = comparison.runs[members[0]];
-    group.budget = first.info.budget, group.ratio = first.ratio;
+    group.budget = first.budget, group.ratio = first.ratio;
     const bool one_ratio = std::all_of(members.begin(), members.end(), [&](std::size_t i) {
       return std::abs(comparison.runs[i].ratio - first.ratio) < 5e-4;
     });
     const bool one_budget = std::all_of(members.begin(), members.end(),
-                                        [&](std::size_t i) { return comparison.runs[i].info.budget == first.info.budget; });
+                                        [&](std::size_t i) { return comparison.runs[i].budget == first.budget; });
     group.text = one_budget ? std::to_string(group.budget) + " tokens per head" : percent(group.ratio) + " of the prompt";
+    const bool equal_bytes = std::all_of(members.begin(), members.end(), [&](std::size_t i) {
+      return first.info.equal_bytes > 0 && comparison.runs[i].info.equal_bytes == first.info.equal_bytes;
+    });
+    if (equal_bytes) group.text = std::to_string(first.info.equal_bytes) + " bytes, as " + group.text;
     if (one_budget && one_ratio) group.text += ", " + percent(group.ratio) + " of the prompt";
     for (const auto& label : comparison.labels) {
       Cell cell;

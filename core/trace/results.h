@@ -20,6 +20,9 @@ struct RunInfo {
   std::string preset;       // "restkv"
   std::string parameters;   // JSON object
   std::int64_t budget = 0;  // tokens per head per layer, window included
+  std::string budget_text;  // as it was asked for: "256", "10%", "2MiB"
+  // Of runs at equal bytes: the bytes that cache_bytes may take, and the tokens of every KV head that take as many; else 0.
+  std::int64_t equal_bytes = 0, equal_bytes_tokens = 0;
   std::int64_t cache_bytes = 0, full_cache_bytes = 0, peak_cache_bytes = 0;
   std::string kept_sha256;  // of evicted_at as little-endian int32
   std::string position_mode = "original";

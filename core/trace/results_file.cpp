@@ -98,6 +98,9 @@ class ResultsReader {
     info.preset = text(node, "preset");
     info.parameters = text(node, "parameters");
     info.budget = integer(node, "budget");
+    info.budget_text = text(node, "budget_text");
+    info.equal_bytes = integer(node, "equal_bytes");
+    info.equal_bytes_tokens = integer(node, "equal_bytes_tokens");
     info.cache_bytes = integer(node, "cache_bytes");
     info.full_cache_bytes = integer(node, "full_cache_bytes");
     info.peak_cache_bytes = integer(node, "peak_cache_bytes");

@@ -185,6 +185,11 @@ void ResultsWriter::finish_run(int run, const RunInfo& info) {
   text("preset", info.preset);
   text("parameters", info.parameters.empty() ? "{}" : info.parameters);
   hdf5::write_attribute(group, where, "budget", info.budget);
+  if (!info.budget_text.empty()) text("budget_text", info.budget_text);
+  if (info.equal_bytes > 0) {
+    hdf5::write_attribute(group, where, "equal_bytes", info.equal_bytes);
+    hdf5::write_attribute(group, where, "equal_bytes_tokens", info.equal_bytes_tokens);
+  }
   hdf5::write_attribute(group, where, "cache_bytes", info.cache_bytes);
   hdf5::write_attribute(group, where, "full_cache_bytes", info.full_cache_bytes);
   hdf5::write_attribute(group, where, "peak_cache_bytes", info.peak_cache_bytes);

@@ -107,6 +107,27 @@ class Pipeline(EndToEndTest):
         if self.json_of("info")["built_with"]["figures"]:
             self.assertTrue("data:image/svg+xml" in page or "<svg" in page, "the page has no figures")
 
+    def test_equal_bytes(self):
+        trace = self.capture()
+        policies = ("snapkv:window=8", "snapkv@released:window=8", "pyramidkv@released:window=8", "full")
+        out = self.path("results.h5")
+        runs = self.json_of("replay", trace, *(f"--policy={policy}" for policy in policies), "--budget=60,30%", "--equal-bytes",
+                            "--out", out)["runs"]
+        for run in runs[:6]:
+            self.assertLessEqual(run["cache_bytes"], run["equal_bytes"])
+        self.assertEqual(runs[0]["cache_bytes"], runs[0]["equal_bytes"], "sets per KV head meet the bytes exactly")
+        self.assertLess(runs[2]["budget"], runs[0]["budget"], "sets per query head get fewer tokens")
+        with h5py.File(out) as file:
+            run = file["runs/00003"]
+            self.assertEqual((run.attrs["budget_text"], run.attrs["equal_bytes_tokens"]), ("30%", PROMPT * 30 // 100))
+            self.assertEqual(run.attrs["equal_bytes"], runs[3]["equal_bytes"])
+        report = self.json_of("report", out)
+        self.assertEqual([len(budget["policies"]) for budget in report["budgets"]], [4, 4], "compared at the same bytes")
+        self.assertIn(f"{runs[0]['equal_bytes']} bytes", self.succeeds("report", out))
+        self.fails(1, ["--equal-bytes", "takes at least"], "replay", trace, "--policy=snapkv@released", "--budget=33",
+                   "--equal-bytes", "--out", self.path("none.h5"))
+        self.assertFalse(os.path.exists(self.path("none.h5")))
+
     def test_the_same_input_gives_the_same_output(self):
         self.compare(self.capture("one.h5"), self.capture("two.h5"), {"created_utc", "command", "manifest"})
         trace = self.path("one.h5")

@@ -37,6 +37,8 @@ std::string with_granularity(const std::string& policy, const std::string& granu
 nlohmann::ordered_json json_of(const RunInfo& run) {
   return {{"policy", run.policy},
           {"budget", run.budget},
+          {"budget_text", run.budget_text},
+          {"equal_bytes", run.equal_bytes},
           {"granularity", run.granularity},
           {"trace", run.trace},
           {"cache_bytes", run.cache_bytes},
@@ -65,7 +67,15 @@ class ReplayCommand final : public Command {
            "\n"
            "A budget is tokens per stored head when the prompt ends, window and sinks included; a share of the prompt; or "
            "bytes of\n"
-           "the whole cache. Runs are numbered by trace, then policy, then budget. `kvreplay policies` lists the policies,\n"
+           "the whole cache. With --equal-bytes it is bytes for every policy (256: those of 256 tokens in every KV head of "
+           "every\n"
+           "layer), and each gets the budget in tokens at which its cache really takes that much and no more: sets per "
+           "query\n"
+           "head, pyramids, skipped layers and whole chunks cost what they cost.\n"
+           "\n"
+           "  kvreplay replay t.h5 --policy snapkv --policy snapkv@released --budget 256 --equal-bytes --out r.h5\n"
+           "\n"
+           "Runs are numbered by trace, then policy, then budget. `kvreplay policies` lists the policies,\n"
            "`kvreplay metrics` the metrics. A replay that fails leaves no output.";
   }
   void declare(options::options_description& visible, options::options_description& hidden,
@@ -74,6 +84,8 @@ class ReplayCommand final : public Command {
                           "a policy string; may be given several times")(
         "budget", options::value<Strings>()->value_name("N"),
         "tokens (256), share of the prompt (10%), bytes (2MiB); a list, or several times")(
+        "equal-bytes",
+        "budgets mean the bytes of so many tokens in every KV head: each policy gets what really fits into them")(
         "out", options::value<std::string>()->value_name("R.h5"), "the results file")(
         "granularity", options::value<std::string>()->value_name("G"),
         "query_head, kv_head or layer, for every policy that has the choice")(
@@ -110,6 +122,7 @@ class ReplayCommand final : public Command {
       for (const auto& name : split(values["metrics"].as<std::string>(), ','))
         if (name != "none") request.metrics.push_back(&find_metric(name));
     }
+    request.equal_bytes = values.count("equal-bytes") != 0;
     request.scores = values.count("scores") != 0;
     request.evidence_labels = listed(values, "evidence");
     request.early_steps = values["early-steps"].as<std::int64_t>();
@@ -143,6 +156,10 @@ class ReplayCommand final : public Command {
     std::size_t width = 6;
     std::vector<std::string> labels;
     for (const RunInfo& run : runs) width = std::max(width, labels.emplace_back(parse_policy(run.policy).label()).size());
+    const auto cache_text = [](const RunInfo& run) {
+      return run.equal_bytes > 0 ? std::to_string(run.cache_bytes) + " B"
+                                 : format_bytes(static_cast<double>(run.cache_bytes));
+    };
     std::printf("%-*s  %7s  %10s  %9s  %12s  %12s  %s\n", static_cast<int>(width), "policy", "budget", "cache", "of full",
                 "output error", "evicted mass", "kept set");
     const auto number = [](const RunInfo& run, const char* metric) {
@@ -157,7 +174,7 @@ class ReplayCommand final : public Command {
                                ? 100.0 * static_cast<double>(run.cache_bytes) / static_cast<double>(run.full_cache_bytes)
                                : 0;
       std::printf("%-*s  %7lld  %10s  %7.1f %%  %12s  %12s  %s\n", static_cast<int>(width), labels[i].c_str(),
-                  static_cast<long long>(run.budget), format_bytes(static_cast<double>(run.cache_bytes)).c_str(), share,
+                  static_cast<long long>(run.budget), cache_text(run).c_str(), share,
                   number(run, run.summary.count("output_error") != 0 ? "output_error" : "output_error_unprojected").c_str(),
                   number(run, "evicted_mass").c_str(), run.kept_sha256.substr(0, 12).c_str());
     }

@@ -52,6 +52,9 @@ json run_json(const RunSummary& run) {
               {"granularity", run.info.granularity},
               {"position_mode", run.info.position_mode},
               {"budget", run.info.budget},
+              {"budget_text", run.info.budget_text},
+              {"compared_at", run.budget},
+              {"equal_bytes", run.info.equal_bytes},
               {"prompt_length", run.prompt_length},
               {"ratio", run.ratio},
               {"cache_bytes", run.info.cache_bytes},
@@ -89,7 +92,7 @@ std::string report_as_csv(const ReportSources& sources) {
   std::vector<std::string> columns = {
       "results",     "run",         "trace",         "policy",      "label",       "preset",           "bound",
       "granularity", "budget",      "prompt_length", "ratio",       "cache_bytes", "full_cache_bytes", "bytes_factor",
-      "evicted",     "empty_heads", "kept_sha256",   "early_steps", "notes"};
+      "evicted",     "empty_heads", "kept_sha256",   "early_steps", "equal_bytes", "compared_at",      "notes"};
   for (const auto& name : sources.comparison.metrics)
     for (const char* part : {"mean", "median", "p1", "p5", "p95", "p99", "regret", "early", "late"})
       columns.push_back(name + "_" + part);
@@ -113,6 +116,8 @@ std::string report_as_csv(const ReportSources& sources) {
                                     std::to_string(run.empty_heads),
                                     run.info.kept_sha256,
                                     std::to_string(run.early_steps),
+                                    std::to_string(run.info.equal_bytes),
+                                    std::to_string(run.budget),
                                     join(run.notes, "; ")};
     for (const auto& name : sources.comparison.metrics) {
       const auto found = run.metrics.find(name);

@@ -149,7 +149,7 @@ std::string controls_html(const std::vector<const RunSummary*>& runs, const RunS
   std::vector<std::int64_t> budgets;
   for (const auto* run : runs) {
     if (std::find(policies.begin(), policies.end(), run->label) == policies.end()) policies.push_back(run->label);
-    if (std::find(budgets.begin(), budgets.end(), run->info.budget) == budgets.end()) budgets.push_back(run->info.budget);
+    if (std::find(budgets.begin(), budgets.end(), run->budget) == budgets.end()) budgets.push_back(run->budget);
   }
   std::sort(budgets.begin(), budgets.end());
   std::string html = "<div class=\"controls\" id=\"controls\" hidden><label>policy<select id=\"policy\">";
@@ -161,7 +161,7 @@ std::string controls_html(const std::vector<const RunSummary*>& runs, const RunS
                        report_percent(static_cast<double>(budget) /
                                       static_cast<double>(std::max<std::int64_t>(1, shown.prompt_length))) +
                        ")",
-                   budget == shown.info.budget);
+                   budget == shown.budget);
   html += "</select></label>";
   if (layers > 0) {
     html += "<label>heads of<select id=\"layer\">" + option("0", "all layers", true);
@@ -217,7 +217,7 @@ std::string marked_text_html(const ReportSources& sources, const BudgetGroup& gr
   std::string said;
   if (runs.size() * tokens.size() * static_cast<std::size_t>(layers + 1) > level_limit) layers = 0;
   if (runs.size() * tokens.size() > level_limit) {
-    std::erase_if(runs, [&](const RunSummary* run) { return run->info.budget != group.budget; });
+    std::erase_if(runs, [&](const RunSummary* run) { return run->budget != group.budget; });
     said = " The text is long: only the runs at " + report_count(group.budget) + " tokens are in this page.";
   }
   if (runs.empty()) return "";
@@ -225,7 +225,7 @@ std::string marked_text_html(const ReportSources& sources, const BudgetGroup& gr
   const RunSummary* shown = runs.front();
   const Cell* best = best_cell(sources.comparison, group, sources.metric);
   for (const auto* run : runs)
-    if (run->info.budget == group.budget && (best == nullptr || run->label == best->label)) {
+    if (run->budget == group.budget && (best == nullptr || run->label == best->label)) {
       shown = run;
       break;
     }
@@ -240,7 +240,7 @@ std::string marked_text_html(const ReportSources& sources, const BudgetGroup& gr
     json levels = json::array({level_string(kept_share(*run))});
     for (std::int64_t layer = 0; layer < std::min(layers, run->layers); ++layer)
       levels.push_back(level_string(kept_share(*run, layer)));
-    data["runs"].push_back({{"policy", run->label}, {"budget", std::to_string(run->info.budget)}, {"levels", levels}});
+    data["runs"].push_back({{"policy", run->label}, {"budget", std::to_string(run->budget)}, {"levels", levels}});
   }
   std::string html =
       "<p class=\"muted\">Each token is marked by the share of heads that still hold it after the last step." +
@@ -249,7 +249,7 @@ std::string marked_text_html(const ReportSources& sources, const BudgetGroup& gr
                       : "") +
       said + "</p>\n";
   html += controls_html(runs, *shown, layers, marks);
-  html += "<noscript><p>Shown: " + html_text(shown->label) + " at " + report_count(shown->info.budget) +
+  html += "<noscript><p>Shown: " + html_text(shown->label) + " at " + report_count(shown->budget) +
           " tokens per head.</p></noscript>\n";
   html += legend_html;
   html += "<p id=\"readout\" class=\"muted\" aria-live=\"polite\"></p>\n";

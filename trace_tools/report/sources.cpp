@@ -100,7 +100,7 @@ std::vector<GatheredNote> gathered_notes(const ReportSources& sources) {
       auto who =
           std::find_if(entry->second.begin(), entry->second.end(), [&](const Who& one) { return one.label == run.label; });
       if (who == entry->second.end()) who = entry->second.insert(who, {run.label, {}});
-      who->budgets.insert(run.info.budget);
+      who->budgets.insert(run.budget);
     }
   }
   std::vector<GatheredNote> notes;
