@@ -27,7 +27,8 @@ tests/run.sh will
   1. $(packages_sentence "${packages[@]}")
   2. configure and build the preset $preset in build/$preset with $jobs jobs, warnings as errors
      (from nothing about 5 minutes on 2 cores, seconds when built)
-  3. run every test with ctest
+  3. meanwhile make a Python with torch and transformers in build/torch, once (about 600 MB from where pip looks, 2 minutes)
+  4. run every test with ctest
 Nothing outside this folder changes but the packages.
 TEXT
 
@@ -36,7 +37,15 @@ step() { printf '\n== %s\n' "$*"; }
 step "1. packages"
 require_debian_packages "${packages[@]}"
 step "2. configure and build"
+# For the tests of trace_tools/capture_hf.py, which are skipped without it.
+mkdir -p build
+/usr/bin/python3 tests/torch_environment.py build/torch >build/torch.log 2>&1 &
+torch=$!
+trap 'kill "$torch" 2>/dev/null || true' EXIT
 cmake --preset "$preset" -DKVREPLAY_WERROR=ON
 cmake --build --preset "$preset" -- -j "$jobs"
-step "3. tests"
+step "3. torch"
+wait "$torch" || echo "The tests that need torch will be SKIPPED."
+cat build/torch.log
+step "4. tests"
 ctest --test-dir "build/$preset" --output-on-failure -j "$jobs" "$@"

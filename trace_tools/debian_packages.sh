@@ -7,7 +7,7 @@ program_packages=(g++ cmake ninja-build pkg-config ccache
   qt6-base-dev qt6-svg-dev libqt6opengl6-dev fonts-dejavu-core)
 
 # What the tests need besides.
-test_packages=(libgtest-dev libgmock-dev clang-format-14 git python3 python3-h5py python3-numpy)
+test_packages=(libgtest-dev libgmock-dev clang-format-14 git python3 python3-h5py python3-numpy python3-venv)
 
 # missing_packages NAME... prints those that are not installed.
 missing_packages() {
