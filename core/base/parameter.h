@@ -19,6 +19,7 @@ struct Parameter {
   double maximum = std::numeric_limits<double>::infinity();
   std::vector<std::string> choices;             // for ParameterType::choice
   std::map<std::string, std::string> defaults;  // by variant: {"paper": "32", "released": "32"}
+  bool required = false;                        // has no default (an empty one in `defaults`): it has to be given
   // The parameter exists only where every one of these other keys, which come before it, has one of the values:
   // {{"pooling", {"avg", "max"}}}. Several parameters may share a key if their conditions exclude each other.
   std::map<std::string, std::vector<std::string>> only_with;

@@ -23,6 +23,7 @@ std::string wrapped(const std::string& text, std::size_t indent) {
 }
 
 std::string defaults_of(const PolicyDescription& policy, const Parameter& parameter) {
+  if (parameter.required) return "(required)";
   std::vector<std::string> parts;
   for (const PolicyVariant& variant : policy.variants) {
     const auto value = parameter.defaults.find(variant.name);

@@ -114,6 +114,9 @@ PolicySpec parse_policy(std::string_view text) {
   }
   for (const auto& [key, value] : given)
     if (values.count(key) == 0) refuse_inapplicable(key, owner, spec);
+  for (const Parameter& parameter : policy.parameters)
+    if (parameter.required && values.count(parameter.key) != 0 && values[parameter.key].empty())
+      throw Error(owner, "needs \"" + parameter.key + "\"", parameter.key + "=...: " + parameter.doc);
   spec.values = ParameterValues(std::move(values));
   make_policy(spec);  // parameters that contradict each other are found here, before any file is opened
   return spec;

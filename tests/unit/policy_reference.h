@@ -2,7 +2,10 @@
 // simulation of policies that evict at every step. Shares nothing with the stages.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <fstream>
 #include <set>
 #include <string>
 #include <vector>
@@ -23,9 +26,22 @@ inline Rows rows_of(const Tensor<std::int32_t, 2>& evicted_at) {
   return rows;
 }
 
-// The keys that a policy cannot do without, written out: sizes of its own that suit the small random traces.
-inline std::string complete(const std::string& policy) {
+// A table of heads for models of `layers` layers of four query heads, uneven enough that budgets differ. Returns its path.
+inline std::string head_table(int layers) {
+  const std::string path = testing::TempDir() + "kvreplay_heads_" + std::to_string(layers) + ".json";
+  std::ofstream file(path);
+  for (int l = 0; l < layers; ++l)
+    for (int h = 0; h < 4; ++h)
+      file << (l + h == 0 ? "{" : ", ") << '"' << l << '-' << h << "\": [" << (3 * l + 5 * h) % 7 << ", 0.5]";
+  file << "}";
+  return path;
+}
+
+// The keys that a policy cannot do without, written out: a table, sizes of its own that suit the small random traces.
+inline std::string complete(const std::string& policy, int layers = 2) {
   if (policy == "lacache@original") return policy + ":size=40,start=4,span=1";
+  if (policy.rfind("headkv@", 0) == 0 && policy.find(':') == std::string::npos)
+    return policy + ":table=" + head_table(layers);
   return policy;
 }
 
@@ -33,7 +49,8 @@ inline Rows evict(const MemoryTraceContents& contents, const std::string& policy
   const auto trace = make_memory_trace(contents);
   const auto backend = make_cpu_backend();
   LayerWorkspace workspace(*trace, layer, *backend);
-  return rows_of(make_policy(parse_policy(complete(policy)))->evict(workspace, budget).evicted_at);
+  return rows_of(
+      make_policy(parse_policy(complete(policy, contents.model.num_layers)))->evict(workspace, budget).evicted_at);
 }
 
 // evicted_at of a set that is kept when the prompt ends.

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "core/policy/head_table.h"
 #include "core/policy/layer_workspace.h"
 
 namespace kvreplay {
@@ -119,6 +120,17 @@ std::unique_ptr<Allocation> pyramid_allocation(int beta, PyramidForm form);
 // shared equally. normalize: each head's scores count by the share that its B best hold. exact: the heads
 // together get exactly H · B; else each is rounded by itself, as published.
 std::unique_ptr<Allocation> adaptive_allocation(double floor, bool normalize, bool exact);
+
+// HeadKV: head budgets from a table of importances, over the heads of all layers.
+struct HeadTableSettings {
+  HeadTable table;
+  double beta = 1.01;      // 1/beta of the budget is shared out by importance, the rest equally
+  double temperature = 1;  // exponent of the importances
+  // As published: the window comes on top of the budget. Each head is rounded by itself, unless exact.
+  bool window_in_base = false;
+  bool exact = false;  // all heads that evict together keep exactly M each on average
+};
+std::unique_ptr<Allocation> table_allocation(HeadTableSettings settings);
 
 struct SelectionContext {
   LayerWorkspace& layer;
