@@ -16,11 +16,8 @@ nlohmann::ordered_json json_of(const PolicyDescription& policy) {
     parameters.push_back({{"key", parameter.key},
                           {"allowed", parameter.allowed()},
                           {"defaults", parameter.defaults},
-<<<<<<< HEAD
                           {"only_with", parameter.only_with},
-=======
                           {"required", parameter.required},
->>>>>>> 9bd883b (HeadKV: head budgets from a table, and the command that measures one)
                           {"meaning", parameter.doc}});
   return {{"name", policy.name},   {"idea", policy.idea},  {"paper", policy.paper},   {"stages", policy.stages},
           {"needs", policy.needs}, {"variants", variants}, {"parameters", parameters}};
