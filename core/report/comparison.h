@@ -45,8 +45,8 @@ struct RunSummary {
   std::int64_t layers = 0, heads = 0, tokens = 0, prompt_length = 0;
   std::int64_t steps = -1;       // decode steps that were measured; -1: the run has no metric that tells
   std::int64_t early_steps = 0;  // how many steps are the early ones
-  std::int64_t budget = 0;  // tokens at which it is compared: the nominal budget; at equal bytes, the tokens per KV head
-                            // that take these bytes, whatever the policy's own budget
+  std::int64_t budget = 0;   // tokens at which it is compared: the nominal budget; at equal bytes, the tokens per KV head
+                             // that take these bytes, whatever the policy's own budget
   double ratio = 0;          // budget / prompt
   std::int64_t evicted = 0;  // (layer, head, token) entries that are evicted in the end
   double evicted_per_head = 0;
