@@ -1,5 +1,4 @@
 // The ablations of ReST-KV's paper as its released code runs them, quirks included.
-#include "core/base/error.h"
 #include "core/policy/stages/stages.h"
 
 namespace kvreplay {
@@ -24,27 +23,40 @@ const PolicyDescription& ablation_policy() {
       .idea = "The parts of ReST-KV one by one, as its released ablation code has them.",
       .paper = "An et al., ReST-KV, ICLR 2026, ablation study",
       .stages =
-          "attention, attention × ‖v‖ or reconstruction → temporal → pooling → top-k + window; once when the prompt ends",
+          "attention, attention × ‖v‖, reconstruction or random → temporal → pooling → top-k + window; once when the prompt "
+          "ends",
       .needs = "the last W prompt queries; output_projection or output_gram for reconstruction",
-      .variants = {{"released", "an-yongqi/rest-kv at a8bb112",
-                    "attn and attn-v always average-pool with kernel 5 and ignore temporal and pooling, so \"attention "
-                    "without smoothing\" is not "
-                    "what it measures; alpha 0.3, kernel 5 and scale 2000 are fixed. Its random branch, which protects no "
-                    "window, is `random` here."}},
-      .parameters = {choice_parameter("indicator", "what scores a token", {"attn", "attn-v", "reconstruction"},
+      .variants =
+          {{"released", "an-yongqi/rest-kv at a8bb112",
+            "attn and attn-v always average-pool with kernel 5 and ignore temporal and pooling, so \"attention "
+            "without smoothing\" is not "
+            "what it measures; alpha 0.3, kernel 5 and scale 2000 are fixed. random ranks all positions and protects no "
+            "window; its generator is this project's."}},
+      .parameters = {choice_parameter("indicator", "what scores a token", {"attn", "attn-v", "reconstruction", "random"},
                                       {{"released", "reconstruction"}}),
                      choice_parameter("temporal",
                                       "how the window queries are weighted (reconstruction only); none: the last one alone",
                                       {"none", "mean", "ema", "inv-ema"}, {{"released", "none"}}),
                      choice_parameter("pooling", "smoothing over positions (reconstruction only)",
                                       {"none", "avg", "max", "adaptive"}, {{"released", "none"}}),
-                     window_parameter({{"released", "32"}})},
+                     window_parameter({{"released", "32"}}),
+                     [] {
+                       Parameter seed = integer_parameter("seed", "of the generator, together with layer and head", 0,
+                                                          2147483647, {{"released", "0"}});
+                       seed.only_with = {{"indicator", {"random"}}};
+                       return seed;
+                     }()},
       .make =
           [](const PolicySpec& spec) {
             const Grouping grouping{Granularity::query_head, Reduction::mean};
             const std::string& indicator = spec.values.text("indicator");
             OneShotStages stages;
             stages.granularity = grouping.granularity;
+            if (indicator == "random") {
+              stages.indicator =
+                  random_indicator(static_cast<std::uint64_t>(spec.values.integer("seed")), grouping.granularity);
+              return make_one_shot_policy(std::move(stages));
+            }
             stages.window = spec.values.integer("window");
             if (indicator != "reconstruction") {
               const auto weights = temporal_weights("sum", 0, stages.window);

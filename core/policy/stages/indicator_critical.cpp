@@ -22,7 +22,7 @@ class CriticalIndicator final : public Indicator {
     const std::int64_t n = layer.candidates();
     const std::int64_t first = truncated((1 - kvpress_ratio(n, budget)) * static_cast<double>(n) * first_stage_);
     const std::vector<std::int64_t> counts(static_cast<std::size_t>(scores.dim(0)), first);
-    return two_stage_scores(layer, scores, projected_value_norms(layer), counts, epsilon_);
+    return two_stage_scores(layer, scores, 0, counts, epsilon_);
   }
 
  private:

@@ -31,6 +31,8 @@ class ChunkSelection final : public Selection {
         for (std::int64_t c = order[static_cast<std::size_t>(i)] * chunk_;
              c < columns && c < (order[static_cast<std::size_t>(i)] + 1) * chunk_; ++c)
           kept.back().push_back(static_cast<std::int32_t>(c));
+      if (static_cast<std::int64_t>(kept.back().size()) != context.capacity[h])
+        context.layer.remark("keeps whole chunks: the tokens kept differ from the budget");
     }
     return kept;
   }

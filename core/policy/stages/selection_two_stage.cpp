@@ -17,8 +17,7 @@ class TwoStageSelection final : public Selection {
     std::vector<std::int64_t> first;
     for (const std::int64_t capacity : context.capacity)
       first.push_back(std::min(capacity, std::max(safe, truncated(static_cast<double>(capacity) * first_stage_))));
-    const Array scores =
-        two_stage_scores(context.layer, context.scores, projected_value_norms(context.layer), first, epsilon_);
+    const Array scores = two_stage_scores(context.layer, context.scores, context.first_column, first, epsilon_);
     return context.layer.backend().select_top(scores, context.capacity);
   }
 

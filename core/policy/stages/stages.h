@@ -4,8 +4,8 @@
 // Each choice of a stage is one file in this folder and one line in the make_* function of its stage. Stages compose
 // backend operations and look inside no tensor, so they run wherever the backend lives.
 //
-// Symbols as in core/backend/backend.h; H heads by granularity, m = n - W columns that may be evicted, B = M - W tokens of
-// the budget M that are not in the window.
+// Symbols as in core/backend/backend.h; H heads by granularity, W protected tokens (window and sinks), m = n - W columns
+// that may be evicted, B = M - W tokens of the budget M that are left for them.
 #pragma once
 
 #include <memory>
@@ -62,6 +62,8 @@ struct ReconstructionSettings {
   std::string description;  // of the weights, for the key
 };
 std::unique_ptr<Indicator> reconstruction_indicator(ReconstructionSettings settings, Grouping grouping);
+// Uniform numbers from a counter-based generator keyed by (seed, layer, head, position).
+std::unique_ptr<Indicator> random_indicator(std::uint64_t seed, Granularity granularity);
 // Full-cache attention mass over all decode steps: hindsight, unreachable.
 std::unique_ptr<Indicator> oracle_attention_indicator(Grouping grouping);
 
@@ -98,7 +100,7 @@ struct AllocationContext {
   LayerWorkspace& layer;
   const Array& scores;  // [H, m], pooled
   std::int64_t budget;  // M
-  int window;           // W, counted in the budget
+  int window;           // W, protected and counted in the budget
 };
 
 // How many of the m columns each head keeps.
@@ -136,7 +138,8 @@ struct SelectionContext {
   LayerWorkspace& layer;
   const Array& scores;                        // [H, m], pooled
   const std::vector<std::int64_t>& capacity;  // [H], columns to keep
-  std::int64_t budget;                        // M
+  std::int64_t budget;                        // B
+  std::int64_t first_column = 0;              // candidate of column 0
 };
 
 // Which columns stay.
@@ -163,7 +166,8 @@ std::unique_ptr<Selection> two_stage_selection(double first_stage, double epsilo
 
 struct OneShotStages {
   Granularity granularity = Granularity::kv_head;
-  int window = 0;             // the last W prompt tokens, always kept and never scored
+  int window = 0;             // the last prompt tokens, always kept and never selected
+  int sinks = 0;              // the first prompt tokens, likewise
   std::set<int> skip_layers;  // by the model's own index: these evict nothing
   std::unique_ptr<Indicator> indicator;
   std::unique_ptr<Pooling> pooling = no_pooling();

@@ -8,9 +8,9 @@
 
 namespace kvreplay {
 
-// The largest float32 for the first[h] best of each head, (score + epsilon) · factors for the others. All [H, m], factors
-// [H, at least m].
-Array two_stage_scores(LayerWorkspace& layer, const Array& scores, const Array& factors,
+// The largest float32 for the first[h] best of each KV head, (score + epsilon) · projected_value_norms() for the others.
+// scores [Hk, m], whose column 0 is the candidate first_column; the same shape comes back.
+Array two_stage_scores(LayerWorkspace& layer, const Array& scores, std::int64_t first_column,
                        const std::vector<std::int64_t>& first, double epsilon);
 
 }  // namespace kvreplay
