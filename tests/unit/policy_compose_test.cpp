@@ -15,7 +15,7 @@ using reference::Rows;
 using reference::shape_of;
 
 TEST(PolicyCompose, MakesThePresets) {
-  const std::vector<std::pair<std::string, std::string>> same = {
+  std::vector<std::pair<std::string, std::string>> same = {
       {"temporal=sum,pooling=max,kernel=7", "snapkv"},
       {"pooling=avg,granularity=query_head", "snapkv@released"},
       {"pooling=avg,allocation=pyramid", "pyramidkv"},
@@ -36,11 +36,22 @@ TEST(PolicyCompose, MakesThePresets) {
       {"indicator=keydiff,window=0,allocation=safeguard,selection=two_stage", "critical_adakv:base=keydiff"},
       {"indicator=key_norm,window=0,granularity=layer,group=sum,selection=chunks,chunk=7", "chunkkv:base=knorm,chunk=7"},
   };
+  same.emplace_back("pooling=max,kernel=7,allocation=table,temperature=2,table=" + reference::head_table(2),
+                    "headkv:temperature=2,table=" + reference::head_table(2));
   const auto contents = reference::random_contents(shape_of(201));
   for (const auto& [keys, preset] : same)
     for (const int budget : {35, 60})
       for (const int layer : {0, 1})
         EXPECT_EQ(evict(contents, "compose:" + keys, budget, layer), evict(contents, preset, budget, layer)) << keys;
+}
+
+TEST(PolicyCompose, SinksOutOfSightTakeNoRoom) {
+  auto shape = shape_of(204);
+  shape.sliding_window = 50;  // the prompt's last 50 of 90 tokens
+  for (const auto& row : evict(reference::random_contents(shape), "compose:window=10,sinks=42", 30)) {
+    EXPECT_EQ(std::count(row.begin() + 40, row.begin() + shape.prompt, -1), 30);
+    EXPECT_EQ(row[40] + row[41], -2) << "the two sinks that are left";
+  }
 }
 
 // Sinks and window are taken out before pooling: nothing of them leaks into their neighbours.
@@ -79,7 +90,8 @@ TEST(PolicyCompose, EveryPartKeepsTheBudgetWithEveryOther) {
     return std::find_if(parameters.begin(), parameters.end(), [&](const Parameter& p) { return p.key == key; })->choices;
   };
   for (const std::string& indicator : choices("indicator"))
-    for (const std::string& allocation : choices("allocation"))
+    for (std::string allocation : choices("allocation")) {
+      if (allocation == "table") allocation += ",table=" + reference::head_table(shape.layers);
       for (const std::string pooling : {"none", "adaptive"})
         for (const std::string selection : {"top", "two_stage"}) {
           const std::string policy = "compose:indicator=" + indicator + ",allocation=" + allocation + ",pooling=" + pooling +
@@ -93,6 +105,7 @@ TEST(PolicyCompose, EveryPartKeepsTheBudgetWithEveryOther) {
             }
           EXPECT_EQ(kept, 45 * shape.kv_heads * shape.layers) << policy;
         }
+    }
 }
 
 TEST(PolicyCompose, ContradictionsNameThePolicyAndTheKey) {

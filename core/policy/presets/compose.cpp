@@ -72,13 +72,19 @@ std::vector<Parameter> indicator_parameters() {
 std::vector<Parameter> later_parameters() {
   Parameter window = window_parameter(value("32"));
   window.minimum = 0;
+  Parameter table;
+  table.key = "table";
+  table.type = ParameterType::text;
+  table.doc = "JSON file with the importance of every head, as headkv reads it";
+  table.required = true;
+  table.defaults = value("");
   return {
       pooling_parameter({"none", "avg", "max", "adaptive"}, value("none")),
       only_with(kernel_parameter(value("5")), {{"pooling", {"avg", "max", "adaptive"}}}),
       only_with(real_parameter("scale", "tokens of drift for each step of the adaptive window", 1e-6, 1e12, value("2000")),
                 {{"pooling", {"adaptive"}}}),
-      choice_parameter("allocation", "budgets: the same, by layer, or by head",
-                       {"uniform", "pyramid", "adaptive", "safeguard"}, value("uniform")),
+      choice_parameter("allocation", "budgets: the same, by layer (pyramid), or by head",
+                       {"uniform", "pyramid", "adaptive", "safeguard", "table"}, value("uniform")),
       only_with(beta_parameter(value("20")), {{"allocation", {"pyramid"}}}),
       only_with(real_parameter("floor", "share of the budget that is divided equally among the heads", 0, 1, value("0.2")),
                 {{"allocation", {"adaptive"}}}),
@@ -86,6 +92,13 @@ std::vector<Parameter> later_parameters() {
                                   value("false")),
                 {{"allocation", {"adaptive"}}}),
       only_with(for_all_variants(safeguard_parameter()), {{"allocation", {"safeguard"}}}),
+      only_with(std::move(table), {{"allocation", {"table"}}}),
+      only_with(real_parameter("beta", "1/beta of the budget is shared out by importance, the rest equally; more than 1",
+                               1.0001, 10000, value("1.01")),
+                {{"allocation", {"table"}}}),
+      only_with(real_parameter("temperature", "exponent of the importances: above 1 gives to few heads, below 1 to many", 0,
+                               100, value("1")),
+                {{"allocation", {"table"}}}),
       choice_parameter("selection",
                        "the best tokens; whole chunks; the best of each chunk; by score, then by score and projected value",
                        {"top", "chunks", "per_chunk", "two_stage"}, value("top")),
@@ -168,6 +181,12 @@ std::unique_ptr<Allocation> allocation_of(const PolicySpec& spec) {
   if (allocation == "pyramid") return pyramid_allocation(spec.values.integer("beta"), PyramidForm::exact);
   if (allocation == "adaptive")
     return adaptive_allocation(spec.values.real("floor"), spec.values.boolean("normalize_heads"), true);
+  if (allocation == "table")
+    return table_allocation({.table = HeadTable::read(spec.values.text("table")),
+                             .beta = spec.values.real("beta"),
+                             .temperature = spec.values.real("temperature"),
+                             .window_in_base = false,
+                             .exact = true});
   if (allocation == "safeguard") return safeguard_allocation(spec.values.real("safeguard"));
   return uniform_allocation();
 }
