@@ -32,7 +32,9 @@ SCRIPT = os.path.join(ROOT, "trace_tools/capture_hf.py")
 READER = os.path.join(ROOT, "data/models/reader-8m")
 FAMILIES = ("llama3", "mistral", "qwen2", "gemma", "gemma2")
 VOCABULARY = 80
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+# Compiled once, outside the sources: transformers takes seconds. Threads of torch that wait for a core cost more than they give.
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "",
+               "PYTHONPYCACHEPREFIX": os.path.join(ROOT, "build/torch-bytecode")}
 
 # Both compute in float32, in another order: 1e-4 of a tensor's largest magnitude. Stored in half precision the two may
 # round to neighbours besides: a last place of the type, 2^-10 and 2^-7.
