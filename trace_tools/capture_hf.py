@@ -26,8 +26,8 @@ replay` reads: the file that `kvreplay capture` writes (data/trace-format.md).
       the rows of attention weights of the last 8 prompt tokens too: (8 + generated) x tokens a head
 
 The attention is computed here, in float32 and a few rows at a time: [heads, tokens, tokens] is never held. The time grows
-with tokens x tokens. Models must go through transformers' attention interface, as Llama, Mistral, Qwen, Gemma, Phi and
-nearly all since 2025 do; sliding windows and soft caps are the model's own. The size is told and the free space checked
+with tokens x tokens. Models must go through transformers' attention interface, as Llama, Mistral, Qwen, Gemma, Phi, OLMo,
+GPT-2 and most since 2025 do; sliding windows and soft caps are the model's own. The size is told and the free space checked
 before the model reads a token. While it runs, everything is in OUT.partial; what was cut off opens up to its last
 committed token.
 """
@@ -530,16 +530,24 @@ def describe_model(options, model, seen):
     softcap = common(seen, "softcap", "soft caps")
     if softcap:
         attributes["logit_softcap"] = float(softcap)
-    layout = rope_layout(next(iter(seen.values()))["module"])
-    if layout:
-        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        theta = scaling.get("rope_theta", config.get("rope_theta", getattr(text, "rope_theta", None) or 10000))
-        attributes.update({"rope_theta": float(theta), "rope_layout": layout})
-        if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-            attributes["rope_scaling"] = json.dumps(scaling, sort_keys=True, separators=(",", ":"))
+    attributes.update(describe_rope(config, text, next(iter(seen.values()))["module"]))
     digest = weights_sha256(options.model)
     if digest:
         attributes["weights_sha256"] = digest
+    return attributes
+
+
+def describe_rope(config, text, module):
+    """What turns keys by position, where a trace can say it: one rotation of whole heads in every layer."""
+    layout = rope_layout(module)
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", config.get("rotary_pct", 1)))
+    if layout is None or share != 1 or any(isinstance(value, dict) for value in scaling.values()):
+        return {}
+    theta = scaling.get("rope_theta", config.get("rope_theta", getattr(text, "rope_theta", None) or 10000))
+    attributes = {"rope_theta": float(theta), "rope_layout": layout}
+    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        attributes["rope_scaling"] = json.dumps(scaling, sort_keys=True, separators=(",", ":"))
     return attributes
 
 
@@ -763,7 +771,7 @@ def main(arguments=None):
         print("capture_hf.py: cancelled", file=sys.stderr)
         return 130
     except ImportError as error:
-        print(f"capture_hf.py: {error}; it needs torch, transformers, h5py and numpy", file=sys.stderr)
+        print(f"capture_hf.py: {one_line(error)}; it needs torch, transformers, h5py and numpy", file=sys.stderr)
     except (Refused, ValueError, OSError, RuntimeError) as error:
         message = str(error) if isinstance(error, Refused) else one_line(error)
         print(f"capture_hf.py: {message}", file=sys.stderr)

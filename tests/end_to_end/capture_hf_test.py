@@ -203,6 +203,22 @@ class OwnOptions(HfTest):
             for name, chosen in (("query", queries), ("head_output", queries), ("log_sum_exp", queries), ("attention", rows)):
                 numpy.testing.assert_array_equal(some.read(1, name), everything.read(1, name)[:, chosen], name)
 
+    def test_a_family_that_the_engine_does_not_know(self):
+        """GPT-2: no RoPE, a head for every KV head, and W_o stored the other way round."""
+        made = driver(make="gpt2", out=self.folder)
+        self.assertEqual(made["code"], 0, made["err"])
+        self.capture("--model", self.path("gpt2"), "--ids", self.ids(100), "--dtype", "f32")
+        self.assertIn("every rule holds", self.succeeds("validate", self.path("hf.h5")))
+        with open(self.path("gpt2/model.safetensors"), "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            weights = file.read()
+        begin, end = header["transformer.h.1.attn.c_proj.weight"]["data_offsets"]
+        with kvreplay_files.open_trace(self.path("hf.h5")) as trace:
+            stored = numpy.frombuffer(weights[begin:end], numpy.float32).reshape(40, 40)
+            numpy.testing.assert_array_equal(trace.read(1, "output_projection"), stored.T)
+            self.assertEqual((trace.model["architecture"], trace.model["num_kv_heads"]), ("gpt2", 4))
+            self.assertNotIn("rope_layout", trace.model)
+
     def test_what_can_be_left_out(self):
         self.capture("--model", model("llama3"), "--ids", self.ids(50), "--no-column-sums", "--no-projection", "--layers", "1")
         self.succeeds("validate", self.path("hf.h5"))
