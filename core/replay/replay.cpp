@@ -9,8 +9,10 @@
 #include "core/base/version.h"
 #include "core/policy/layer_workspace.h"
 #include "core/replay/cache_account_internal.h"
+#include "core/replay/edit_internal.h"
 #include "core/replay/equal_bytes_internal.h"
 #include "core/replay/metric_sink_internal.h"
+#include "core/replay/scope_internal.h"
 
 namespace kvreplay {
 namespace {
@@ -33,11 +35,16 @@ struct Run {
   RunInfo info;
   CacheAccount account;
   std::vector<MetricTotals> totals;  // by metric
+  const TokenEdit* edit = nullptr;   // of the request: this run is runs_[base] with one token changed
+  std::size_t base = 0;
+  std::int64_t changed = 0;              // rows in which the edit changed something
+  std::vector<LayerErrors> errors = {};  // by layer index, where runs with edits are compared
 };
 
 class Replay {
  public:
-  Replay(const Trace& trace, const ReplayRequest& request, Backend& backend, ResultsWriter& results, Job& job)
+  Replay(const Trace& trace, const ReplayScope& scope, const ReplayRequest& request, Backend& backend,
+         ResultsWriter& results, Job& job)
       : trace_(trace),
         request_(request),
         backend_(backend),
@@ -45,7 +52,8 @@ class Replay {
         job_(job),
         model_(trace.model()),
         identity_(trace.identity()),
-        steps_{trace.num_decode_steps(), request.early_steps, {}} {
+        scope_(scope),
+        steps_{trace.num_decode_steps(), request.early_steps, scope.judged} {
     choose_evidence();
     choose_metrics();
     if (request.equal_bytes) {
@@ -102,16 +110,16 @@ class Replay {
     }
   }
 
-  Run new_run(const PolicySpec& spec, const Budget& budget) const {
+  Run new_run(const PolicySpec& spec, const std::string& budget_text) const {
     auto policy = make_policy(spec);
     CacheAccount account(trace_, policy->granularity());
     Run run{&spec, std::move(policy), 0, -1, {}, std::move(account), {}};
-    run.info.budget_text = budget.text;
+    run.info.budget_text = budget_text;
     return run;
   }
 
   void add_run(const PolicySpec& spec, const Budget& budget) {
-    Run run = new_run(spec, budget);
+    Run run = new_run(spec, budget.text);
     run.budget = budget.resolve(trace_, run.policy->granularity());
     if (const std::int64_t fixed = run.policy->fixed_budget(); fixed > 0 && fixed != run.budget) {
       note(run, "sizes written in the policy ask for " + std::to_string(fixed) + " tokens; they win over the budget of " +
@@ -145,7 +153,7 @@ class Replay {
     for (const PolicySpec& spec : request_.policies) {
       const bool everything = keeps_everything(spec);
       for (std::size_t b = 0; b < goals.size(); ++b) {
-        Run run = new_run(spec, request_.budgets[b]);
+        Run run = new_run(spec, request_.budgets[b].text);
         run.info.equal_bytes = goals[b];
         run.info.equal_bytes_tokens = tokens[b];
         run.budget = everything ? tokens[b] : (*next)[b].budget;
@@ -165,6 +173,29 @@ class Replay {
   static bool keeps_everything(const PolicySpec& spec) { return spec.description->name == "full"; }
 
   void add(Run run) {
+    const std::size_t base = runs_.size();
+    enlist(std::move(run));
+    for (const TokenEdit& edit : request_.edits) {
+      // The full cache has nothing to restore.
+      if (edit.kind == TokenEdit::Kind::drop || !keeps_everything(*runs_[base].spec)) add_edited(base, edit);
+    }
+  }
+
+  void add_edited(std::size_t base, const TokenEdit& edit) {
+    Run run = new_run(*runs_[base].spec, runs_[base].info.budget_text);
+    check_edit(edit, trace_, *run.policy, run.spec->label());
+    const RunInfo& plain = runs_[base].info;
+    run.budget = runs_[base].budget;
+    run.edit = &edit;
+    run.base = base;
+    run.info.equal_bytes = plain.equal_bytes;
+    run.info.equal_bytes_tokens = plain.equal_bytes_tokens;
+    run.info.edit = edit.text();
+    run.info.edit_of = runs_[base].index;
+    enlist(std::move(run));
+  }
+
+  void enlist(Run run) {
     for (const Metric* metric : metrics_) run.totals.emplace_back(*metric, model_.num_query_heads);
     run.index = results_.add_run(layout_of(run.policy->granularity()));
     runs_.push_back(std::move(run));
@@ -210,7 +241,7 @@ class Replay {
       const auto started = Clock::now();
       Run& run = runs_[r];
       // Policies whose layer shows no more than the budget evict nothing, whatever they protect: they check that first.
-      evictions.push_back(run.policy->evict(workspace, run.budget));
+      evictions.push_back(evict(workspace, run, evictions, first));
       for (const std::string& remark : workspace.take_remarks())
         if (const auto& notes = run.info.notes; std::find(notes.begin(), notes.end(), remark) == notes.end())
           note(run, remark);
@@ -235,8 +266,28 @@ class Replay {
       for (std::size_t m = 0; m < metrics_.size(); ++m)
         results_.write_metric(run.index, layer_index, metrics_[m]->info().name, sink.values(i, m));
       run.account.add_layer(workspace.loaded(), views[i].evicted_at);
+      if (!request_.edits.empty()) run.errors.push_back(layer_errors(metrics_, sink, i, steps_.count));
+      if (request_.worth > 0 && run.edit == nullptr)
+        for (const TokenWorth& worth : most_worth_restoring(workspace, views[i].evicted_at, steps_.measured, request_.worth))
+          request_.on_worth(run.index, worth);
     }
     job_.advance_to(static_cast<double>(layer_index) * static_cast<double>(runs_.size()) + static_cast<double>(end));
+  }
+
+  // `done`: what the runs of the batch before this one did, from run `first` on.
+  LayerEvictions evict(LayerWorkspace& workspace, Run& run, const std::vector<LayerEvictions>& done, std::size_t first) {
+    if (run.edit == nullptr || run.base < first) {
+      LayerEvictions evictions = run.policy->evict(workspace, run.budget);
+      if (run.edit != nullptr) apply_edit(workspace, run, evictions);
+      return evictions;
+    }
+    LayerEvictions evictions = done[run.base - first];
+    apply_edit(workspace, run, evictions);
+    return evictions;
+  }
+
+  static void apply_edit(const LayerWorkspace& workspace, Run& run, LayerEvictions& evictions) {
+    if (run.edit->touches(workspace.layer())) run.changed += run.edit->apply(workspace.loaded(), evictions.evicted_at);
   }
 
   void write_scores(Run& run, std::int64_t layer_index, const LayerEvictions& evictions) {
@@ -270,6 +321,10 @@ class Replay {
     info.backend = backend_.name();
     info.created_by = program_version();
     info.early_steps = request_.early_steps;
+    info.prompt_length = trace_.prompt_length();
+    info.scope = scope_.text;
+    info.score_spans = scope_.score;
+    info.judge_spans = scope_.judge;
     info.peak_bytes = peak_resident_bytes();
     if (run.account.evicted_tokens() == 0 && info.preset != "full")
       note(run, run.budget >= trace_.prompt_length() ? "nothing was evicted: the budget holds the whole prompt of " +
@@ -277,6 +332,11 @@ class Replay {
                                                      : std::string("nothing was evicted"));
     if (run.account.head_emptied()) note(run, "at least one head kept no prompt token at all");
     summarise(run);
+    if (run.edit != nullptr) {
+      if (run.changed == 0) refuse_edit(*run.edit, trace_, run.spec->label(), run.budget);
+      summarise_edit(*run.edit, trace_, run.policy->granularity(), runs_[run.base].errors, run.errors, info.summary);
+      info.summary["edit.rows"] = static_cast<double>(run.changed);
+    }
     results_.finish_run(run.index, info);
     return info;
   }
@@ -304,6 +364,7 @@ class Replay {
   const std::string identity_;
   std::vector<TextSpan> evidence_;
   std::vector<const Metric*> metrics_;
+  const ReplayScope& scope_;
   const MeasuredSteps steps_;
   EvaluationRequest needs_{false, false, false, false, false};
   std::vector<Run> runs_;
@@ -313,7 +374,8 @@ class Replay {
 
 std::vector<RunInfo> replay(const Trace& trace, const ReplayRequest& request, Backend& backend, ResultsWriter& results,
                             Job& job) {
-  return Replay(trace, request, backend, results, job).run();
+  const ReplayScope scope = resolve_scope(trace, request, job);
+  return Replay(scope.view != nullptr ? *scope.view : trace, scope, request, backend, results, job).run();
 }
 
 }  // namespace kvreplay

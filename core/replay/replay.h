@@ -9,6 +9,7 @@
 //   results.finish();
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@
 #include "core/metric/metric.h"
 #include "core/policy/policy.h"
 #include "core/replay/budget.h"
+#include "core/replay/edit.h"
+#include "core/replay/worth.h"
 #include "core/trace/results.h"
 
 namespace kvreplay {
@@ -31,8 +34,20 @@ struct ReplayRequest {
   // policy that takes more at any budget has no run there, which is warned of; Error when no run is left.
   bool equal_bytes = false;
   bool scores = false;
+  // Every run is measured again with each of these, as a run of its own after it: what the token is worth. Error when an
+  // edit changes nothing (a token that is to be restored was kept).
+  std::vector<TokenEdit> edits;
+  // For each run without an edit, the tokens whose restoration would lower the error of a row most go to on_worth, layer by
+  // layer; run: its number in the results file.
+  std::int64_t worth = 0;
+  std::function<void(int run, const TokenWorth&)> on_worth;
   // Means over the first steps after the prompt and over the rest are kept apart: summary keys NAME.early and NAME.late.
   std::int64_t early_steps = 16;
+  // Where the prompt ends and what counts (core/trace/scoped_trace.h: names of spans). Only queries of score_spans may
+  // score, and the eviction happens where the last of them ends; prompt_length > 0 puts it elsewhere and lets every earlier
+  // query score. Only queries of judge_spans count in the metrics; the others' values are NaN.
+  std::int64_t prompt_length = 0;
+  std::vector<std::string> score_spans, judge_spans;
   std::vector<std::string> evidence_labels;  // spans that evidence_recall counts; empty: "needle" and "evidence"
 };
 

@@ -162,7 +162,10 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
   }
   if (run.layers == 0) run.layers = file.evicted_at(number).dim(0);
   const std::int64_t tokens = run.layers > 0 ? file.evicted_at(number, 0).dim(1) : 0;
-  run.prompt_length = run.steps >= 0 ? tokens - run.steps : options.prompt_length ? options.prompt_length(run.info) : 0;
+  run.prompt_length = run.info.prompt_length > 0 ? run.info.prompt_length
+                      : run.steps >= 0           ? tokens - run.steps
+                      : options.prompt_length    ? options.prompt_length(run.info)
+                                                 : 0;
   if (run.prompt_length <= 0 || run.prompt_length > tokens) run.prompt_length = tokens;
   run.budget = run.info.equal_bytes > 0 ? run.info.equal_bytes_tokens : run.info.budget;
   run.ratio = static_cast<double>(run.budget) / static_cast<double>(std::max<std::int64_t>(1, run.prompt_length));
@@ -226,8 +229,8 @@ void set_regrets(Comparison& comparison, bool by_tokens) {
   for (auto& run : comparison.runs) {
     for (const auto& bound : comparison.runs) {
       // Where nothing was evicted there is no choice to regret.
-      if (run.evicted == 0 || !bound.bound || bound.info.trace != run.info.trace ||
-          budget_key(bound, by_tokens) != budget_key(run, by_tokens))
+      if (run.evicted == 0 || !bound.bound || !bound.info.edit.empty() || bound.info.trace != run.info.trace ||
+          bound.info.scope != run.info.scope || budget_key(bound, by_tokens) != budget_key(run, by_tokens))
         continue;
       for (auto& [name, summary] : run.metrics) {
         const auto other = bound.metrics.find(name);
@@ -294,6 +297,16 @@ void list_names(Comparison& comparison) {
         comparison.labels.push_back(run.label);
 }
 
+// Runs of one policy with other queries scoring or judged, or with a token restored or dropped, are other rows.
+void tell_runs_apart(Comparison& comparison) {
+  const bool one_scope = std::all_of(comparison.runs.begin(), comparison.runs.end(),
+                                     [&](const RunSummary& run) { return run.info.scope == comparison.runs[0].info.scope; });
+  for (RunSummary& run : comparison.runs) {
+    if (!one_scope && !run.info.scope.empty()) run.label += " [" + run.info.scope + "]";
+    if (!run.info.edit.empty()) run.label += " [" + run.info.edit + "]";
+  }
+}
+
 }  // namespace
 
 const BudgetGroup* Comparison::find_budget(std::int64_t budget) const {
@@ -324,6 +337,7 @@ Comparison compare(const std::vector<const Results*>& files, const ComparisonOpt
   job.end();
   if (comparison.runs.empty())
     throw Error(files.empty() ? "report" : files[0]->path(), "there are no runs in it", "`kvreplay replay` makes some");
+  tell_runs_apart(comparison);
   list_names(comparison);
   const bool by_tokens = same_budgets_everywhere(comparison);
   set_regrets(comparison, by_tokens);
@@ -356,7 +370,9 @@ const Cell* best_cell(const Comparison& comparison, const BudgetGroup& group, co
   double best_mean = 0;
   for (const auto& cell : group.cells) {
     const auto found = cell.metrics.find(metric);
-    if (cell.bound || found == cell.metrics.end() || std::isnan(found->second.distribution.mean)) continue;
+    // An edited run is what a policy did not do.
+    const bool edited = !comparison.runs[cell.runs.front()].info.edit.empty();
+    if (cell.bound || edited || found == cell.metrics.end() || std::isnan(found->second.distribution.mean)) continue;
     // A run that evicted nothing has no error by construction and competes with nobody.
     if (std::all_of(cell.runs.begin(), cell.runs.end(), [&](std::size_t i) { return comparison.runs[i].evicted == 0; }))
       continue;

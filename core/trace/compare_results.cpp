@@ -9,10 +9,12 @@
 namespace kvreplay {
 namespace {
 
-// Runs are matched by what makes them: policy, budget, and the trace where several were replayed into one file.
-std::string run_key(const RunInfo& info) {
-  return info.policy + "\n" + std::to_string(info.budget) + "\n" + info.trace_sha256;
+// Runs are matched by what makes them: policy, budget, what scores and is judged, an edit, and the trace where several were
+// replayed into one file.
+std::string key_in_a_trace(const RunInfo& info) {
+  return info.policy + "\n" + std::to_string(info.budget) + "\n" + info.scope + "\n" + info.edit;
 }
+std::string run_key(const RunInfo& info) { return key_in_a_trace(info) + "\n" + info.trace_sha256; }
 
 class ResultsComparison {
  public:
@@ -40,9 +42,7 @@ class ResultsComparison {
 
  private:
   // The trace is part of the key only where a file has runs of several; else another trace would make every run differ.
-  std::string match_key(const RunInfo& info) const {
-    return several_traces() ? run_key(info) : info.policy + "\n" + std::to_string(info.budget);
-  }
+  std::string match_key(const RunInfo& info) const { return several_traces() ? run_key(info) : key_in_a_trace(info); }
   bool several_traces() const {
     for (const Results* results : {&a_, &b_})
       for (int run = 1; run < results->num_runs(); ++run)
@@ -50,7 +50,8 @@ class ResultsComparison {
     return false;
   }
   static std::string name_of(const RunInfo& info) {
-    return "run " + printable(info.policy) + ", budget " + std::to_string(info.budget);
+    return "run " + printable(info.policy) + ", budget " + std::to_string(info.budget) +
+           (info.scope.empty() ? "" : ", " + printable(info.scope)) + (info.edit.empty() ? "" : ", " + printable(info.edit));
   }
 
   void compare_runs(int x, int y) {

@@ -31,6 +31,13 @@ struct RunInfo {
   std::string trace_sha256;
   std::string backend = "cpu";
   std::string created_by;
+  std::int64_t prompt_length = 0;  // where the eviction happened; 0: not known
+  // What was asked for when it is not the whole trace's prompt that scores and all that follows that is judged: "score
+  // context; judge generated", and the spans of the trace which that means.
+  std::string scope;
+  std::vector<TextSpan> score_spans, judge_spans;
+  std::string edit;  // "restore 3:117": the run edit_of measured again with one token restored or dropped; else empty
+  std::int64_t edit_of = -1;     // number of a run of this file
   std::int64_t early_steps = 0;  // how many steps NAME.early of the summary is over; 0: not known
   double seconds = 0;
   std::int64_t peak_bytes = 0;

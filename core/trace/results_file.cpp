@@ -112,6 +112,12 @@ class ResultsReader {
     if (info.trace_sha256.empty()) info.trace_sha256 = text(node, "trace_id");
     info.backend = text(node, "backend");
     info.created_by = text(node, "created_by");
+    info.prompt_length = integer(node, "prompt_length");
+    info.scope = text(node, "scope");
+    info.score_spans = spans(node, "score_spans");
+    info.judge_spans = spans(node, "judge_spans");
+    info.edit = text(node, "edit");
+    if (!info.edit.empty()) info.edit_of = integer(node, "edit_of");
     info.early_steps = integer(node, "early_steps");
     info.seconds = number(node, "seconds");
     info.peak_bytes = integer(node, "peak_bytes");
@@ -120,6 +126,24 @@ class ResultsReader {
     if (source_.kind(summary) == NodeKind::group)
       for (const auto& name : source_.attribute_names(summary)) info.summary[name] = number(summary, name);
     return info;
+  }
+
+  std::vector<TextSpan> spans(const std::string& node, const std::string& name) {
+    std::vector<TextSpan> found;
+    const std::string written = text(node, name);
+    if (written.empty()) return found;
+    const auto list = nlohmann::json::parse(written, nullptr, false);
+    const auto is_span = [](const nlohmann::json& span) {
+      return span.is_object() && span.contains("start") && span["start"].is_number_integer() && span.contains("end") &&
+             span["end"].is_number_integer() && span.contains("label") && span["label"].is_string();
+    };
+    if (!list.is_array() || !std::all_of(list.begin(), list.end(), is_span)) {
+      problem(node, "attribute \"" + name + "\" is not a JSON list of spans");
+      return found;
+    }
+    for (const auto& span : list)
+      found.push_back({span["start"].get<int>(), span["end"].get<int>(), span["label"].get<std::string>()});
+    return found;
   }
 
   void read_notes(const std::string& node, RunInfo& info) {

@@ -24,6 +24,13 @@ std::int64_t product(const std::vector<std::int64_t>& shape) {
   return n;
 }
 
+// As `kvreplay capture --spans` reads them.
+std::string spans_text(const std::vector<TextSpan>& spans) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const TextSpan& span : spans) list.push_back({{"start", span.start}, {"end", span.end}, {"label", span.label}});
+  return list.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);  // a label need not be UTF-8
+}
+
 }  // namespace
 
 struct ResultsWriter::State {
@@ -200,6 +207,14 @@ void ResultsWriter::finish_run(int run, const RunInfo& info) {
   text("trace_sha256", info.trace_sha256);
   text("backend", info.backend);
   text("created_by", info.created_by.empty() ? program_version() : info.created_by);
+  if (info.prompt_length > 0) hdf5::write_attribute(group, where, "prompt_length", info.prompt_length);
+  if (!info.scope.empty()) text("scope", info.scope);
+  if (!info.score_spans.empty()) text("score_spans", spans_text(info.score_spans));
+  if (!info.judge_spans.empty()) text("judge_spans", spans_text(info.judge_spans));
+  if (!info.edit.empty()) {
+    text("edit", info.edit);
+    hdf5::write_attribute(group, where, "edit_of", info.edit_of);
+  }
   if (info.early_steps > 0) hdf5::write_attribute(group, where, "early_steps", info.early_steps);
   hdf5::write_attribute(group, where, "seconds", info.seconds);
   hdf5::write_attribute(group, where, "peak_bytes", info.peak_bytes);

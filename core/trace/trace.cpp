@@ -17,6 +17,13 @@ std::string_view layer_dataset_name(LayerDataset which) {
   return "unknown";
 }
 
+Error Trace::missing_query(std::int64_t position, const std::string& purpose) const {
+  return {path() + ":/queries/positions",
+          "the query of position " + std::to_string(position) + " was not recorded, which " + purpose + " needs",
+          position < prompt_length() ? "capture with --queries all, or a larger --queries window:W"
+                                     : "capture with --queries all or window:W, which record every generated token"};
+}
+
 std::int64_t Trace::layer_bytes(int layer) const {
   std::int64_t bytes = 0;
   for (const auto which : {LayerDataset::key, LayerDataset::value, LayerDataset::query}) {

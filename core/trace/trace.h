@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/base/element_type.h"
+#include "core/base/error.h"
 #include "core/base/tensor.h"
 
 namespace kvreplay {
@@ -96,6 +97,10 @@ class Trace {
   // Reads a slice as float32. Throws Error naming file, dataset and what would produce it when the dataset is absent,
   // and naming the position when a NaN or an infinity is found (log_sum_exp and attention are checked too).
   virtual Tensor<float, 3> read(int layer, LayerDataset which, IndexRange heads = {}, IndexRange rows = {}) const = 0;
+
+  // The error of a reader that needs the query of a position that is not there; purpose: "a policy that scores with the
+  // last 32 prompt queries". It says what would have recorded it, or what lets it be used.
+  virtual Error missing_query(std::int64_t position, const std::string& purpose) const;
 
   // Bytes of one layer's key, value and query as stored: the unit of the memory bound of a replay.
   std::int64_t layer_bytes(int layer) const;

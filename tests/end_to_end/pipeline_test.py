@@ -107,6 +107,60 @@ class Pipeline(EndToEndTest):
         if self.json_of("info")["built_with"]["figures"]:
             self.assertTrue("data:image/svg+xml" in page or "<svg" in page, "the page has no figures")
 
+    def test_what_scores_and_what_is_judged(self):
+        with open(self.path("spans.json"), "w", encoding="utf-8") as file:
+            json.dump([{"start": 0, "end": 100, "label": "context"}, {"start": 100, "end": 124, "label": "question"},
+                       {"start": 130, "end": PROMPT, "label": "question"}], file)
+        trace, out = self.capture("trace.h5", "--spans", self.path("spans.json")), self.path("results.h5")
+        self.succeeds("replay", trace, "--policy=snapkv:window=16", "--policy=streaming_llm", "--budget=40", "--score=question#1",
+                      "--judge", "question#2,generated", "--out", out)
+        with h5py.File(out) as file:
+            run = file["runs/00000"]
+            self.assertEqual(run.attrs["prompt_length"], 124)
+            self.assertEqual(run.attrs["scope"], "score question#1; judge question#2+generated")
+            self.assertEqual(json.loads(run.attrs["score_spans"]), [{"start": 100, "end": 124, "label": "question"}])
+            evicted = run["evicted_at"][...]
+            self.assertTrue(((evicted[:, :, :124] != 0).sum(axis=2) == 40).all())
+            errors = run["metrics/output_error"][...]
+            self.assertEqual(errors.shape[1], evicted.shape[2] - 124)
+            self.assertTrue(numpy.isnan(errors[:, :130 - 124]).all(), "the answer in between is not judged")
+            self.assertTrue(numpy.isfinite(errors[:, 130 - 124:]).all())
+        self.succeeds("validate", out)
+        other = self.path("other.h5")
+        self.succeeds("replay", trace, "--policy=snapkv:window=16", "--budget=40", "--prompt-length=124", "--out", other)
+        labels = self.json_of("report", out, other)["policies"]
+        self.assertIn("snapkv:window=16 [score question#1; judge question#2+generated]", labels)
+        self.assertIn("snapkv:window=16 [prompt 124]", labels)
+        refused = ["replay", trace, "--policy=snapkv", "--budget=40", "--out", self.path("none.h5")]
+        self.fails(1, ["question", "100 to 123", "takes at most 24"], *refused, "--score=question#1")
+        self.fails(1, ["--score", "trace.h5", "context, question"], *refused, "--score=system")
+        self.fails(2, ["--prompt-length", "--score"], *refused, "--score=context", "--prompt-length=9")
+
+    def test_single_tokens_are_restored_and_dropped(self):
+        trace, out = self.capture(), self.path("results.h5")
+        base = ["replay", trace, "--policy=snapkv:window=8", "--budget=40", "--out", out]
+        best = self.json_of(*base, "--worth", 2)["worth"]
+        with h5py.File(out) as file:
+            layers, heads, _ = file["runs/00000/evicted_at"].shape
+        self.assertEqual(len(best), layers * heads * 2)
+        self.assertEqual([token["place"] for token in best[:4]], [1, 2, 1, 2])
+        first = best[0]
+        place = f"{first['layer']}:{first['head']}:{first['token']}"
+        runs = self.json_of(*base, "--restore", place, "--drop", f"*:{PROMPT - 1}")["runs"]
+        self.assertEqual([run["edit"] for run in runs], ["", f"restore {place}", f"drop *:{PROMPT - 1}"])
+        summary = runs[1]["summary"]
+        self.assertLess(summary["edit.head_output_error.after"], summary["edit.head_output_error.before"])
+        self.assertGreater(runs[2]["summary"]["edit.output_error.after"], runs[2]["summary"]["edit.output_error.before"])
+        table = self.succeeds(*base, "--restore", place, "--worth=1")
+        self.assertRegex(table, rf"(?m)^restore {place} +snapkv:window=8 +40 +evicted in 1 row ")
+        self.assertRegex(table, r"(?m)^policy +budget +layer +head +place +token ")
+        with h5py.File(out) as file:
+            self.assertEqual((file["runs/00001"].attrs["edit"], file["runs/00001"].attrs["edit_of"]), (f"restore {place}", 0))
+        self.succeeds("validate", out)
+        self.assertIn(f"snapkv:window=8 [restore {place}]", self.json_of("report", out)["policies"])
+        self.fails(1, ["--restore", "keeps this token"], *base, "--restore", f"0:{PROMPT - 1}")
+        self.fails(1, ["--drop", "LAYER:HEAD:TOKEN"], *base, "--drop", "5")
+
     def test_equal_bytes(self):
         trace = self.capture()
         policies = ("snapkv:window=8", "snapkv@released:window=8", "pyramidkv@released:window=8", "full")

@@ -1,10 +1,12 @@
+#include <algorithm>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/replay/replay.h"
+#include "core/report/policy_label.h"
 #include "trace_tools/command.h"
+#include "trace_tools/replay_tables.h"
 
 namespace kvreplay::cli {
 namespace {
@@ -34,22 +36,6 @@ std::string with_granularity(const std::string& policy, const std::string& granu
   return policy + (policy.find(':') == std::string::npos ? ":" : ",") + "granularity=" + granularity;
 }
 
-nlohmann::ordered_json json_of(const RunInfo& run) {
-  return {{"policy", run.policy},
-          {"budget", run.budget},
-          {"budget_text", run.budget_text},
-          {"equal_bytes", run.equal_bytes},
-          {"granularity", run.granularity},
-          {"trace", run.trace},
-          {"cache_bytes", run.cache_bytes},
-          {"full_cache_bytes", run.full_cache_bytes},
-          {"peak_cache_bytes", run.peak_cache_bytes},
-          {"kept_sha256", run.kept_sha256},
-          {"seconds", run.seconds},
-          {"summary", run.summary},
-          {"notes", run.notes}};
-}
-
 class ReplayCommand final : public Command {
  public:
   std::string_view name() const override { return "replay"; }
@@ -58,25 +44,34 @@ class ReplayCommand final : public Command {
     return "TRACE... --policy P [--policy P...] --budget N[,N|10%|2MiB...] --out R.h5 [options]";
   }
   std::string_view description() const override {
-    return "Replays traces through every policy at every budget and writes when each token was evicted and all metrics to "
-           "one\n"
-           "results file. Work that policies and budgets share is done once.\n"
-           "\n"
-           "  kvreplay replay t.h5 --policy restkv --policy snapkv --policy full --budget 64,128,10% --out r.h5\n"
-           "  kvreplay replay t.h5 --policy restkv@released:alpha=0.5 --budget 2MiB --metrics output_error --out r.h5\n"
-           "\n"
-           "A budget is tokens per stored head when the prompt ends, window and sinks included; a share of the prompt; or "
-           "bytes of\n"
-           "the whole cache. With --equal-bytes it is bytes for every policy (256: those of 256 tokens in every KV head of "
-           "every\n"
-           "layer), and each gets the budget in tokens at which its cache really takes that much and no more: sets per "
-           "query\n"
-           "head, pyramids, skipped layers and whole chunks cost what they cost.\n"
-           "\n"
-           "  kvreplay replay t.h5 --policy snapkv --policy snapkv@released --budget 256 --equal-bytes --out r.h5\n"
-           "\n"
-           "Runs are numbered by trace, then policy, then budget. `kvreplay policies` lists the policies,\n"
-           "`kvreplay metrics` the metrics. A replay that fails leaves no output.";
+    return R"(Replays traces through every policy at every budget and writes when each token was evicted and all metrics to one
+results file. Work that policies and budgets share is done once.
+
+  kvreplay replay t.h5 --policy restkv --policy snapkv --policy full --budget 64,128,10% --out r.h5
+  kvreplay replay t.h5 --policy restkv@released:alpha=0.5 --budget 2MiB --metrics output_error --out r.h5
+
+A budget is tokens per stored head when the prompt ends, window and sinks included; a share of the prompt; or bytes of
+the whole cache. With --equal-bytes it is bytes for every policy (256: those of 256 tokens in every KV head of every
+layer), and each gets the budget in tokens at which its cache really takes that much and no more: sets per query head,
+pyramids, skipped layers and whole chunks cost what they cost.
+
+  kvreplay replay t.h5 --policy snapkv --policy snapkv@released --budget 256 --equal-bytes --out r.h5
+
+--score and --judge name marked spans of the trace: LABEL is every span of that label, LABEL#2 the second, `prompt` and
+`generated` the trace's halves. Tokens after the eviction are decode steps, whether they were generated or not.
+
+  --score context                        a policy that does not know the question which follows
+  --score question --judge generated     one that knows the question alone (with a window of at most its length)
+  --score question#1 --judge question#2  several turns: evicted at the first question, measured at the second
+
+--restore and --drop say what one token is worth: HEAD counts a policy's own rows (KV heads, query heads, or 0), * is
+all of them, and no LAYER is every layer. --worth finds the tokens that are worth most, all of them at once.
+
+  kvreplay replay t.h5 --policy snapkv --budget 64 --worth 3 --out r.h5
+  kvreplay replay t.h5 --policy snapkv --budget 64 --restore 2:1:117 --drop '*:0' --out r.h5
+
+Runs are numbered by trace, then policy, then budget; those with an edit come after the run that they change.
+`kvreplay policies` lists the policies, `kvreplay metrics` the metrics. A replay that fails leaves no output.)";
   }
   void declare(options::options_description& visible, options::options_description& hidden,
                options::positional_options_description& positional) const override {
@@ -94,6 +89,17 @@ class ReplayCommand final : public Command {
                                                                                 "write the policies' final scores too")(
         "evidence", options::value<Strings>()->value_name("LABEL"),
         "label of the marked spans that evidence_recall counts (default: needle, evidence)")(
+        "score", options::value<Strings>()->value_name("LABEL"),
+        "only queries in these marked spans may score; the eviction happens where the last of them ends")(
+        "judge", options::value<Strings>()->value_name("LABEL"),
+        "only queries in these marked spans count in the metrics (default: all after the eviction)")(
+        "prompt-length", options::value<std::int64_t>()->value_name("N"),
+        "the eviction happens after N tokens, whatever the trace's prompt (instead of --score)")(
+        "restore", options::value<Strings>()->value_name("[LAYER:]HEAD:TOKEN"),
+        "measure every run again with this evicted token kept; may be given several times, each is a run")(
+        "drop", options::value<Strings>()->value_name("[LAYER:]HEAD:TOKEN"), "the same with this kept token evicted")(
+        "worth", options::value<std::int64_t>()->value_name("N"),
+        "list the N evicted tokens of each layer and head whose return would lower the error most")(
         "early-steps", options::value<std::int64_t>()->value_name("N")->default_value(16),
         "the summaries' NAME.early is over the first N steps after the prompt, NAME.late over the rest")(
         "trusted", "read traces in this process even when this machine did not write them");
@@ -125,6 +131,21 @@ class ReplayCommand final : public Command {
     request.equal_bytes = values.count("equal-bytes") != 0;
     request.scores = values.count("scores") != 0;
     request.evidence_labels = listed(values, "evidence");
+    for (const auto& text : listed(values, "restore"))
+      request.edits.push_back(TokenEdit::parse(TokenEdit::Kind::restore, text));
+    for (const auto& text : listed(values, "drop")) request.edits.push_back(TokenEdit::parse(TokenEdit::Kind::drop, text));
+    if (values.count("worth") != 0) {
+      request.worth = values["worth"].as<std::int64_t>();
+      if (request.worth < 1) throw Error("--worth", "must be at least 1");
+    }
+    request.score_spans = listed(values, "score");
+    request.judge_spans = listed(values, "judge");
+    if (values.count("prompt-length") != 0) {
+      if (!request.score_spans.empty())
+        throw UsageError("kvreplay replay", "--prompt-length and --score both say where the eviction happens", "give one");
+      request.prompt_length = values["prompt-length"].as<std::int64_t>();
+      if (request.prompt_length < 1) throw Error("--prompt-length", "must be at least 1");
+    }
     request.early_steps = values["early-steps"].as<std::int64_t>();
     if (request.early_steps < 1) throw Error("--early-steps", "must be at least 1");
 
@@ -132,53 +153,43 @@ class ReplayCommand final : public Command {
     const Trust trust = values.count("trusted") != 0 ? Trust::trusted : Trust::automatic;
     const std::string out = values["out"].as<std::string>();
     ResultsWriter results(out);
-    std::vector<RunInfo> runs;
+    ReplayOutcome outcome{out, {}, {}};
     for (const auto& path : values["trace"].as<Strings>()) {
       const auto trace = open_trace(path, trust);
       if (!trace->complete())
         call.job.warn(path + " is a capture that was cut off: reading the " + std::to_string(trace->num_tokens()) +
                       " tokens that it committed");
-      for (RunInfo& run : replay(*trace, request, *backend, results, call.job)) runs.push_back(std::move(run));
+      replay_one(*trace, request, *backend, results, call.job, outcome);
     }
     results.finish();
-    print(call, runs, out);
+    const std::string text = call.json ? replay_json(outcome) : replay_tables(outcome);
+    std::fwrite(text.data(), 1, text.size(), stdout);
     return 0;
   }
 
  private:
-  static void print(const Invocation& call, const std::vector<RunInfo>& runs, const std::string& out) {
-    if (call.json) {
-      nlohmann::ordered_json list = nlohmann::ordered_json::array();
-      for (const RunInfo& run : runs) list.push_back(json_of(run));
-      std::printf("%s\n", nlohmann::ordered_json{{"out", out}, {"runs", list}}.dump(2).c_str());
-      return;
-    }
-    std::size_t width = 6;
-    std::vector<std::string> labels;
-    for (const RunInfo& run : runs) width = std::max(width, labels.emplace_back(parse_policy(run.policy).label()).size());
-    const auto cache_text = [](const RunInfo& run) {
-      return run.equal_bytes > 0 ? std::to_string(run.cache_bytes) + " B"
-                                 : format_bytes(static_cast<double>(run.cache_bytes));
+  static void replay_one(const Trace& trace, ReplayRequest request, Backend& backend, ResultsWriter& results, Job& job,
+                         ReplayOutcome& outcome) {
+    std::vector<RankedToken> worth;
+    request.on_worth = [&](int run, const TokenWorth& token) {
+      RankedToken ranked{trace.path(), "", 0, run, 1, token, ""};
+      const bool same_row = !worth.empty() && worth.back().run == run && worth.back().worth.layer == token.layer &&
+                            worth.back().worth.head == token.head;
+      if (same_row) ranked.place = worth.back().place + 1;
+      worth.push_back(std::move(ranked));
     };
-    std::printf("%-*s  %7s  %10s  %9s  %12s  %12s  %s\n", static_cast<int>(width), "policy", "budget", "cache", "of full",
-                "output error", "evicted mass", "kept set");
-    const auto number = [](const RunInfo& run, const char* metric) {
-      const auto found = run.summary.find(metric);
-      char text[32] = "-";
-      if (found != run.summary.end()) std::snprintf(text, sizeof text, "%.4g", found->second);
-      return std::string(text);
-    };
-    for (std::size_t i = 0; i < runs.size(); ++i) {
-      const RunInfo& run = runs[i];
-      const double share = run.full_cache_bytes > 0
-                               ? 100.0 * static_cast<double>(run.cache_bytes) / static_cast<double>(run.full_cache_bytes)
-                               : 0;
-      std::printf("%-*s  %7lld  %10s  %7.1f %%  %12s  %12s  %s\n", static_cast<int>(width), labels[i].c_str(),
-                  static_cast<long long>(run.budget), cache_text(run).c_str(), share,
-                  number(run, run.summary.count("output_error") != 0 ? "output_error" : "output_error_unprojected").c_str(),
-                  number(run, "evicted_mass").c_str(), run.kept_sha256.substr(0, 12).c_str());
+    for (RunInfo& run : replay(trace, request, backend, results, job)) outcome.runs.push_back(std::move(run));
+    if (worth.empty()) return;
+    // Layer by layer they came; run by run they are shown.
+    std::stable_sort(worth.begin(), worth.end(), [](const RankedToken& a, const RankedToken& b) { return a.run < b.run; });
+    const auto texts = trace.token_texts();
+    for (RankedToken& token : worth) {
+      const RunInfo& run = outcome.runs[static_cast<std::size_t>(token.run)];
+      token.policy = policy_label(run.policy);
+      token.budget = run.budget;
+      if (!texts.empty()) token.text = texts[static_cast<std::size_t>(token.worth.token)];
+      outcome.worth.push_back(std::move(token));
     }
-    std::printf("\n%zu runs in %s; `kvreplay report %s` tells more.\n", runs.size(), out.c_str(), out.c_str());
   }
 };
 

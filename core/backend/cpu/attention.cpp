@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "core/backend/cpu/cpu_backend.h"
-#include "core/base/error.h"
 #include "core/base/parallel.h"
 #include "core/kernels/kernels.h"
 
@@ -53,11 +52,12 @@ std::pair<std::int64_t, std::int64_t> CpuLayer::query_rows(std::int64_t begin, s
 Tensor<float, 3> CpuLayer::queries(int first_head, int end_head, std::int64_t begin, std::int64_t end,
                                    const std::string& purpose) const {
   const auto [row, row_end] = query_rows(begin, end);
-  if (row < 0)
-    throw Error(trace->path() + ":/queries/positions",
-                "the queries of positions " + std::to_string(begin) + " to " + std::to_string(end - 1) +
-                    " were not recorded, which " + purpose + " needs",
-                "capture with --queries all, or a larger --queries window:W");
+  if (row < 0) {
+    const auto& recorded = trace->query_positions();
+    std::int64_t missing = begin;
+    while (std::binary_search(recorded.begin(), recorded.end(), static_cast<std::int32_t>(missing))) ++missing;
+    throw trace->missing_query(missing, purpose);
+  }
   return trace->read(layer, LayerDataset::query, {first_head, end_head}, {row, row_end});
 }
 

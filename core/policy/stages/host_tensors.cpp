@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/base/error.h"
 #include "core/base/parallel.h"
 #include "core/trace/rope.h"
 
@@ -52,11 +51,7 @@ const Tensor<float, 3>& candidate_queries(LayerWorkspace& layer) {
   const auto first = std::lower_bound(positions.begin(), positions.end(), layer.first_candidate());
   for (std::int64_t i = 0; i < layer.candidates(); ++i) {
     const bool there = i < positions.end() - first && first[i] == layer.first_candidate() + i;
-    if (!there)
-      throw Error(layer.trace().path() + ":/queries/positions",
-                  "the query of position " + std::to_string(layer.first_candidate() + i) +
-                      " was not recorded, which a score from all prompt queries needs",
-                  "capture with --queries all");
+    if (!there) throw layer.trace().missing_query(layer.first_candidate() + i, "a score from all prompt queries");
   }
   return candidate_rows(layer, LayerDataset::query, first - positions.begin());
 }

@@ -5,7 +5,6 @@
 #include <limits>
 #include <numeric>
 
-#include "core/base/error.h"
 
 namespace kvreplay {
 
@@ -26,10 +25,7 @@ const Tensor<float, 2>& shared_decode_logits(LayerWorkspace& layer, int query_he
     auto logits = std::make_shared<Tensor<float, 2>>(layer.backend().decode_logits(layer.loaded(), query_head));
     for (std::int64_t s = 0; s < logits->dim(0); ++s)
       if (std::isnan((*logits)(s, layer.prompt() + s)))
-        throw Error(layer.trace().path() + ":/queries/positions",
-                    "the query of position " + std::to_string(layer.prompt() + s) +
-                        " was not recorded, which a policy that evicts at each decode step needs",
-                    "capture with --queries all or window:W, which record every generated token");
+        throw layer.trace().missing_query(layer.prompt() + s, "a policy that evicts at each decode step");
     return Logits(logits);
   });
 }
