@@ -3,6 +3,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +207,21 @@ class CutOff(ReaderTest):
             self.assertEqual((trace.num_tokens, trace.prompt_length), (303, 300))
             numpy.testing.assert_array_equal(trace.read(0, "key"), key[:, :303])
             numpy.testing.assert_array_equal(trace.read(0, "attention_column_sum"), sums[:, :303])
+
+
+class Documents(ReaderTest):
+    def test_the_examples_run(self):
+        self.capture("--generate", 3, count=120).close()
+        shutil.copy(self.path("t.h5"), self.path("trace.h5"))
+        self.succeeds("replay", self.path("t.h5"), "--policy=snapkv", "--budget", "40", "--out", self.path("results.h5"))
+        examples = []
+        for name in ("README.md", "data/trace-format.md"):
+            with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+                examples += re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)
+        self.assertEqual(len(examples), 2)
+        for example in examples:
+            subprocess.run([sys.executable, "-c", example], cwd=self.folder, check=True, stdout=subprocess.DEVNULL,
+                           env={**os.environ, "PYTHONPATH": os.path.join(ROOT, "trace_tools")})
 
 
 class Results(ReaderTest):

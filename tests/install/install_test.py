@@ -29,7 +29,8 @@ def main():
         prefix, outside, sources = (os.path.join(folder, name) for name in ("prefix", "build", "sources"))
         shutil.copytree(HERE, sources)
         run("cmake", "--install", build, "--prefix", prefix)
-        for name in ("bin/kvreplay", "include/kvreplay/core/trace/trace.h", "share/doc/kvreplay/LICENSE"):
+        for name in ("bin/kvreplay", "include/kvreplay/core/trace/trace.h", "share/doc/kvreplay/LICENSE",
+                     "share/kvreplay/python/capture_hf.py", "share/kvreplay/python/kvreplay_trace_writer.py"):
             if not os.path.isfile(os.path.join(prefix, name)):
                 sys.exit(f"{name} was not installed")
         # Every installed header is part of the package: all of them compile with what kvreplay::core brings along.
