@@ -17,9 +17,9 @@ log-sum-exps, head outputs, column sums of the attention, the loss of every toke
 replay` reads: the file that `kvreplay capture` writes (data/trace-format.md).
 
   capture_hf.py --model models/llama-3.1-8b --prompt story.txt --generate 64 --out t.h5
-      the whole prompt, all queries: 25 GB for 32,768 tokens of an 8-billion model
+      the whole prompt, all queries: 23 GB for 32,768 tokens of an 8-billion model
   capture_hf.py --model models/llama-3.1-8b --prompt story.txt --chat --queries window:64 --device cuda --out t.h5
-      the queries of the prompt's end and of all generated tokens: what most policies need, a third of that
+      the queries of the prompt's end and of all generated tokens: what most policies need, a quarter of that
   capture_hf.py --model models/m --ids ids.txt --prompt-length 1000 --queries 0-15,window:32 --layers 0-3,12 --out t.h5
       given tokens after the prompt instead of generated ones, some queries, some layers
   capture_hf.py --model models/m --prompt story.txt --attention window:8 --dtype bf16 --out t.h5
@@ -36,6 +36,7 @@ WHICH = """\
 Parts between commas: `all`; `window:W`, the last W tokens of the prompt and every later one; `generated`, those after the
 prompt; positions as `7` or `0-15`, counted from 0; `file:PATH`, positions between white space."""
 
+TRIED = 32  # tokens that a model reads with its own attention first
 NEEDS = "Needs torch, transformers (4.48 or later), h5py and numpy."
 
 
@@ -475,23 +476,29 @@ def one_line(error):
     return printable(lines[0] if lines else type(error).__name__)[:300]
 
 
-def install(model, attention):
-    """Makes the model use `attention`, and shows it one token."""
+def install(model, attention, ids):
+    """Makes the model use `attention`, once that has given what the model's own gives for a few tokens."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     ALL_ATTENTION_FUNCTIONS["kvreplay"] = attention
     configs = [model.config] + [module.config for module in model.modules() if hasattr(module, "config")]
-    for config in configs:
-        config._attn_implementation = "kvreplay"
     kind = model.config.model_type
+    if any("chunked_attention" in (getattr(config, "layer_types", None) or ()) for config in configs):
+        raise Refused(f"{kind}: attends within chunks of the text, which a trace has no place for")
     try:
-        token = attention.torch.zeros(1, 1, dtype=attention.torch.long, device=model.get_input_embeddings().weight.device)
-        model(input_ids=token, use_cache=False)
+        given = attention.torch.tensor([ids[:TRIED]], device=model.get_input_embeddings().weight.device)
+        own = model(input_ids=given, use_cache=False).logits.float()
+        for config in configs:
+            config._attn_implementation = "kvreplay"
+        difference = model(input_ids=given, use_cache=False).logits.float() - own
     except Refused:
         raise
     except Exception as error:  # of every kind, by model
         raise Refused(f"{kind}: cannot be run: {one_line(error)}") from None
     if not attention.seen:
         raise Refused(f"{kind}: does not go through transformers' attention interface; try a later transformers")
+    exact = next(model.parameters()).dtype == attention.torch.float32
+    if float(difference.norm()) > (1e-3 if exact else 0.1) * float(own.norm()):
+        raise Refused(f"{kind}: its attention has more to it than what it hands to transformers' attention interface")
 
 
 def common(seen, key, what):
@@ -600,7 +607,7 @@ def load(options):
         if not 0 <= id < vocabulary:
             raise Refused(f"token {id}: is outside the model's vocabulary of {vocabulary} tokens")
     attention = Attention(torch)
-    install(model, attention)
+    install(model, attention, given)
     return model, tokenizer, attention, given, template
 
 

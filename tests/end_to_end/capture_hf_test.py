@@ -287,6 +287,13 @@ class OwnOptions(HfTest):
         self.refused("position 40 does not exist", *llama, *ids, "--attention", "39-40")
         self.refused("past the end", *llama, *ids, "--spans", self.path("spans.json"))
 
+    def test_an_attention_that_does_more_than_it_says(self):
+        answer = driver(capture=["--model", model("mistral"), "--ids", self.ids(40), "--device", "cpu", "--out", self.path("t.h5")],
+                        sharpened=True)
+        self.assertEqual(answer["code"], 1)
+        self.assertIn("has more to it", answer["err"])
+        self.assertEqual(os.listdir(self.folder), ["ids.txt"])
+
     def written(self, name, content):
         with open(self.path(name), "w", encoding="utf-8") as file:
             file.write(content)

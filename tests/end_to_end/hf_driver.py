@@ -1,7 +1,8 @@
 """Runs in the Python that has torch, for capture_hf_test.py: makes models, and captures without loading torch each time.
 
-Reads one JSON request a line: {"make": NAME, "out": FOLDER, "seed": N} or {"capture": [arguments of capture_hf.py]}. Answers
-with one line each: {"code": exit code, "out": standard output, "err": error stream}.
+Reads one JSON request a line: {"make": NAME, "out": FOLDER, "seed": N} or {"capture": [arguments of capture_hf.py]}, the
+latter with "sharpened": true for a Mistral whose attention does more than it says. Answers with one line each:
+{"code": exit code, "out": standard output, "err": error stream}.
 """
 
 import contextlib
@@ -26,10 +27,16 @@ def answer(request):
         make_model_fixtures.save_model(request["make"], request["out"], request["seed"])
         return 0
     import capture_hf
+    from transformers.models.mistral import modeling_mistral
+    own = modeling_mistral.eager_attention_forward
+    if request.get("sharpened"):
+        modeling_mistral.eager_attention_forward = lambda module, query, *rest, **more: own(module, 2 * query, *rest, **more)
     try:
         return capture_hf.main(request["capture"])
     except SystemExit as end:
         return end.code
+    finally:
+        modeling_mistral.eager_attention_forward = own
 
 
 def main():
