@@ -58,6 +58,9 @@ std::string label_of(const RunInfo& run) {
 
 std::string runs_table(const std::vector<RunInfo>& runs) {
   Rows rows = {{"policy", "budget", "cache", "of full", "output error", "evicted mass", "kept set"}};
+  const bool stability =
+      std::any_of(runs.begin(), runs.end(), [](const RunInfo& run) { return run.summary.contains("kept_overlap_fp16"); });
+  if (stability) rows[0].insert(rows[0].end(), {"same in fp16", "worst head"});
   for (const RunInfo& run : runs) {
     std::array<char, 32> share{};
     std::snprintf(share.data(), share.size(), "%.1f %%",
@@ -70,6 +73,9 @@ std::string runs_table(const std::vector<RunInfo>& runs) {
          share.data(),
          summary_number(run, run.summary.contains("output_error") ? "output_error" : "output_error_unprojected"),
          summary_number(run, "evicted_mass"), run.kept_sha256.substr(0, 12)});
+    if (stability)
+      for (const char* key : {"kept_overlap_fp16", "kept_overlap_fp16_worst"})
+        rows.back().push_back(summary_number(run, key));
   }
   return aligned(rows, 1);
 }

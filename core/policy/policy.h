@@ -101,6 +101,10 @@ struct PolicySpec {
 };
 
 const std::vector<const PolicyDescription*>& policy_registry();
+// Makes a policy of another program known by its name, to parse_policy() and everything that lists policies. `description`
+// stays valid as long as the program runs. Before the first replay, from one thread. Throws Error for a name that is taken
+// or has other characters than a-z, 0-9 and _, and for a description without a variant or without `make`.
+void register_policy(const PolicyDescription& description);
 const PolicyDescription& find_policy(const std::string& name);  // throws Error with the closest name
 
 // Throws Error that names the policy, the key and what is allowed.

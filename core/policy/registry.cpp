@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/policy/policy.h"
@@ -8,13 +10,33 @@ namespace kvreplay {
 #include "core/policy/policies.def"
 #undef KVREPLAY_POLICY
 
-const std::vector<const PolicyDescription*>& policy_registry() {
-  static const std::vector<const PolicyDescription*> all = {
+namespace {
+
+std::vector<const PolicyDescription*>& registered() {
+  static std::vector<const PolicyDescription*> all = {
 #define KVREPLAY_POLICY(name) &name##_policy(),
 #include "core/policy/policies.def"
 #undef KVREPLAY_POLICY
   };
   return all;
+}
+
+}  // namespace
+
+const std::vector<const PolicyDescription*>& policy_registry() { return registered(); }
+
+void register_policy(const PolicyDescription& description) {
+  const std::string& name = description.name;
+  const auto allowed = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; };
+  if (name.empty() || !std::all_of(name.begin(), name.end(), allowed))
+    throw Error("register_policy", "\"" + printable(name) + "\" is no name for a policy",
+                "use lower-case letters, digits and underscores");
+  const std::string where = "policy " + name;
+  for (const auto* other : registered())
+    if (other->name == name) throw Error(where, "is the name of a policy already", "choose another");
+  if (description.variants.empty()) throw Error(where, "has no variant", "give it one, \"paper\" by custom");
+  if (!description.make) throw Error(where, "has no function \"make\"", "it gives the policy's object");
+  registered().push_back(&description);
 }
 
 const PolicyDescription& find_policy(const std::string& name) {

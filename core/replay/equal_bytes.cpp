@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <set>
 
-#include "core/policy/layer_workspace.h"
 #include "core/replay/budget.h"
 #include "core/replay/cache_account_internal.h"
 #include "core/replay/equal_bytes_internal.h"
@@ -73,6 +72,7 @@ EqualBytesBudget BudgetSearch::result(std::int64_t goal) const {
 std::vector<std::vector<EqualBytesBudget>> equal_bytes_budgets(const Trace& trace,
                                                                const std::vector<const Policy*>& policies,
                                                                const std::vector<std::int64_t>& goals, Backend& backend,
+                                                               const std::shared_ptr<SharedValues>& across_layers,
                                                                Job& job) {
   std::vector<BudgetSearch> searches;
   for (const Policy* policy : policies) {
@@ -94,7 +94,7 @@ std::vector<std::vector<EqualBytesBudget>> equal_bytes_budgets(const Trace& trac
     job.begin("finding budgets of equal bytes", static_cast<double>(asked * trace.layers().size()), "evictions");
     double done = 0;
     for (const int layer : trace.layers()) {
-      LayerWorkspace workspace(trace, layer, backend);
+      LayerWorkspace workspace(trace, layer, backend, false, across_layers);
       for (std::size_t p = 0; p < policies.size(); ++p)
         for (auto& [budget, tokens] : stored[p]) {
           job.check();

@@ -7,12 +7,12 @@
 #pragma once
 
 #include <map>
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "core/backend/backend.h"
 #include "core/base/job.h"
-#include "core/policy/policy.h"
+#include "core/policy/layer_workspace.h"
 
 namespace kvreplay {
 
@@ -41,10 +41,10 @@ class BudgetSearch {
   Known known_;  // budget: bytes
 };
 
-// [policy][goal]. goals: bytes of the whole cache right after the prompt's eviction.
+// [policy][goal]. goals: bytes of the whole cache right after the prompt's eviction. across_layers: what the layers share.
 std::vector<std::vector<EqualBytesBudget>> equal_bytes_budgets(const Trace& trace,
                                                                const std::vector<const Policy*>& policies,
                                                                const std::vector<std::int64_t>& goals, Backend& backend,
-                                                               Job& job);
+                                                               const std::shared_ptr<SharedValues>& across_layers, Job& job);
 
 }  // namespace kvreplay

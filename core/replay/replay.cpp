@@ -13,6 +13,7 @@
 #include "core/replay/equal_bytes_internal.h"
 #include "core/replay/metric_sink_internal.h"
 #include "core/replay/scope_internal.h"
+#include "core/replay/stability_internal.h"
 
 namespace kvreplay {
 namespace {
@@ -37,8 +38,10 @@ struct Run {
   std::vector<MetricTotals> totals;  // by metric
   const TokenEdit* edit = nullptr;   // of the request: this run is runs_[base] with one token changed
   std::size_t base = 0;
-  std::int64_t changed = 0;              // rows in which the edit changed something
-  std::vector<LayerErrors> errors = {};  // by layer index, where runs with edits are compared
+  std::int64_t changed = 0;                // rows in which the edit changed something
+  std::vector<LayerErrors> errors = {};    // by layer index, where runs with edits are compared
+  std::unique_ptr<Policy> half = nullptr;  // the policy in half precision, where its stability is asked for
+  KeptOverlap overlap = {};
 };
 
 class Replay {
@@ -68,10 +71,9 @@ class Replay {
     const auto& layers = trace_.layers();
     const std::size_t batch = runs_in_a_batch();
     job_.begin("replaying " + trace_.path(), static_cast<double>(layers.size() * runs_.size()), "layer runs");
-    const auto across_layers = std::make_shared<SharedValues>();
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const auto layer_started = Clock::now();
-      LayerWorkspace workspace(trace_, layers[l], backend_, request_.scores, across_layers);
+      LayerWorkspace workspace(trace_, layers[l], backend_, request_.scores, across_layers_);
       const double loading = seconds_since(layer_started) / static_cast<double>(runs_.size());
       for (std::size_t first = 0; first < runs_.size(); first += batch) {
         const std::size_t end = std::min(runs_.size(), first + batch);
@@ -115,6 +117,7 @@ class Replay {
     CacheAccount account(trace_, policy->granularity());
     Run run{&spec, std::move(policy), 0, -1, {}, std::move(account), {}};
     run.info.budget_text = budget_text;
+    if (request_.stability) run.half = half_precision_form(spec);
     return run;
   }
 
@@ -147,7 +150,7 @@ class Replay {
       policies.push_back(make_policy(spec));
       if (!keeps_everything(spec)) searched.push_back(policies.back().get());
     }
-    const auto found = equal_bytes_budgets(trace_, searched, goals, backend_, job_);
+    const auto found = equal_bytes_budgets(trace_, searched, goals, backend_, across_layers_, job_);
     std::vector<std::string> refusals;
     auto next = found.begin();
     for (const PolicySpec& spec : request_.policies) {
@@ -245,6 +248,11 @@ class Replay {
       for (const std::string& remark : workspace.take_remarks())
         if (const auto& notes = run.info.notes; std::find(notes.begin(), notes.end(), remark) == notes.end())
           note(run, remark);
+      if (run.half != nullptr && run.edit == nullptr) {
+        run.overlap.add_layer(workspace.loaded(), evictions.back().evicted_at,
+                              run.half->evict(workspace, run.budget).evicted_at);
+        workspace.take_remarks();  // nothing that the policy itself did not say
+      }
       batch.push_back(&run);
       totals.push_back(&run.totals);
       run.info.seconds += seconds_since(started);
@@ -352,6 +360,10 @@ class Replay {
     info.summary["full_cache_bytes"] = static_cast<double>(info.full_cache_bytes);
     info.summary["not_finite"] = static_cast<double>(not_finite);
     info.summary["evicted_tokens"] = static_cast<double>(run.account.evicted_tokens());
+    if (request_.stability && run.edit == nullptr) {
+      if (run.half != nullptr) run.overlap.summarise(info.summary);
+      if (run.half == nullptr) note(run, "it has no half-precision form, so its stability is not known");
+    }
     if (not_finite > 0) note(run, std::to_string(not_finite) + " metric values are NaN or infinite");
   }
 
@@ -367,6 +379,7 @@ class Replay {
   const ReplayScope& scope_;
   const MeasuredSteps steps_;
   EvaluationRequest needs_{false, false, false, false, false};
+  const std::shared_ptr<SharedValues> across_layers_ = std::make_shared<SharedValues>();
   std::vector<Run> runs_;
 };
 

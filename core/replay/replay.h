@@ -37,6 +37,9 @@ struct ReplayRequest {
   // Every run is measured again with each of these, as a run of its own after it: what the token is worth. Error when an
   // edit changes nothing (a token that is to be restored was kept).
   std::vector<TokenEdit> edits;
+  // Evicts once more with scores in half precision (the policy key score_dtype=fp16) and says how much of the kept set
+  // stays: summary keys kept_overlap_fp16, kept_jaccard_fp16 and the same with _worst, of the worst head.
+  bool stability = false;
   // For each run without an edit, the tokens whose restoration would lower the error of a row most go to on_worth, layer by
   // layer; run: its number in the results file.
   std::int64_t worth = 0;

@@ -100,6 +100,7 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
         "drop", options::value<Strings>()->value_name("[LAYER:]HEAD:TOKEN"), "the same with this kept token evicted")(
         "worth", options::value<std::int64_t>()->value_name("N"),
         "list the N evicted tokens of each layer and head whose return would lower the error most")(
+        "stability", "evict once more with half-precision scores, and say how much of each kept set stays")(
         "early-steps", options::value<std::int64_t>()->value_name("N")->default_value(16),
         "the summaries' NAME.early is over the first N steps after the prompt, NAME.late over the rest")(
         "trusted", "read traces in this process even when this machine did not write them");
@@ -138,6 +139,7 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
       request.worth = values["worth"].as<std::int64_t>();
       if (request.worth < 1) throw Error("--worth", "must be at least 1");
     }
+    request.stability = values.count("stability") != 0;
     request.score_spans = listed(values, "score");
     request.judge_spans = listed(values, "judge");
     if (values.count("prompt-length") != 0) {

@@ -62,6 +62,9 @@ json run_json(const RunSummary& run) {
               {"peak_cache_bytes", run.info.peak_cache_bytes},
               {"bytes_factor", run.bytes_factor},
               {"early_steps", run.early_steps},
+              {"scope", run.info.scope},
+              {"edit", run.info.edit},
+              {"edit_of", run.info.edit_of},
               {"evicted", run.evicted},
               {"evicted_per_head", run.evicted_per_head},
               {"empty_heads", run.empty_heads},
@@ -69,6 +72,7 @@ json run_json(const RunSummary& run) {
               {"backend", run.info.backend},
               {"seconds", run.info.seconds},
               {"notes", run.notes}};
+  for (const auto& [name, value] : run.info.summary) out["summary"][name] = number(value);
   for (const auto& [name, summary] : run.metrics) out["metrics"][name] = metric_json(summary);
   return out;
 }

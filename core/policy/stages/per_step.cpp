@@ -5,7 +5,6 @@
 #include <limits>
 #include <numeric>
 
-
 namespace kvreplay {
 
 std::vector<double> RetainedSet::attention(const float* logits) const {
