@@ -21,4 +21,8 @@ bool is_hindsight_bound(const std::string& preset) {
                      [&](const PolicyDescription* policy) { return policy->name == preset && policy->hindsight; });
 }
 
+std::string run_variation(const RunInfo& info) {
+  return info.scope + (info.scope.empty() || info.edit.empty() ? "" : "; ") + info.edit;
+}
+
 }  // namespace kvreplay

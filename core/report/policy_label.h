@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "core/trace/results.h"
+
 namespace kvreplay {
 
 // What a policy string says beyond its defaults: "restkv@released:window=32,kernel=5,alpha=0.5,..." gives
@@ -11,5 +13,8 @@ std::string policy_label(const std::string& policy);
 
 // True for policies that look at queries which come after the eviction: a bound, not a competitor.
 bool is_hindsight_bound(const std::string& preset);
+
+// What makes a run another one than its policy at its budget: "score context; judge generated; restore 3:117"; mostly empty.
+std::string run_variation(const RunInfo& info);
 
 }  // namespace kvreplay

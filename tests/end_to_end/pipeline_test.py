@@ -131,6 +131,8 @@ class Pipeline(EndToEndTest):
         labels = self.json_of("report", out, other)["policies"]
         self.assertIn("snapkv:window=16 [score question#1; judge question#2+generated]", labels)
         self.assertIn("snapkv:window=16 [prompt 124]", labels)
+        self.assertIn("[score question#1; judge question#2+generated]", self.succeeds("inspect", out))
+        self.assertEqual(self.json_of("inspect", other)["runs"][0]["scope"], "prompt 124")
         refused = ["replay", trace, "--policy=snapkv", "--budget=40", "--out", self.path("none.h5")]
         self.fails(1, ["question", "100 to 123", "takes at most 24"], *refused, "--score=question#1")
         self.fails(1, ["--score", "trace.h5", "context, question"], *refused, "--score=system")
@@ -177,7 +179,9 @@ class Pipeline(EndToEndTest):
             self.assertEqual(run.attrs["equal_bytes"], runs[3]["equal_bytes"])
         report = self.json_of("report", out)
         self.assertEqual([len(budget["policies"]) for budget in report["budgets"]], [4, 4], "compared at the same bytes")
-        self.assertIn(f"{runs[0]['equal_bytes']} bytes", self.succeeds("report", out))
+        table = self.succeeds("report", out)
+        self.assertIn(f"{runs[0]['equal_bytes']} bytes", table)
+        self.assertRegex(table, rf"(?m)^[ *]+snapkv@released:window=8 +{runs[2]['budget']} ")
         self.fails(1, ["--equal-bytes", "takes at least"], "replay", trace, "--policy=snapkv@released", "--budget=33",
                    "--equal-bytes", "--out", self.path("none.h5"))
         self.assertFalse(os.path.exists(self.path("none.h5")))

@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/report/policy_label.h"
 #include "core/trace/file_summary.h"
 #include "core/trace/results.h"
 #include "core/trace/trace.h"
@@ -454,7 +455,9 @@ class InspectCommand final : public Command {
       const double share = info.full_cache_bytes > 0
                                ? 100.0 * static_cast<double>(info.cache_bytes) / static_cast<double>(info.full_cache_bytes)
                                : 0;
-      rows.push_back({std::to_string(run), printable(info.policy), std::to_string(info.budget), printable(info.granularity),
+      const std::string variation = run_variation(info);
+      rows.push_back({std::to_string(run), printable(info.policy + (variation.empty() ? "" : " [" + variation + "]")),
+                      std::to_string(info.budget), printable(info.granularity),
                       format_bytes(static_cast<double>(info.cache_bytes)), short_number(std::round(share * 10) / 10) + " %",
                       short_number(info.seconds)});
     }
@@ -474,6 +477,12 @@ class InspectCommand final : public Command {
                       {"preset", info.preset},
                       {"parameters", json_or_text(info.parameters)},
                       {"budget", info.budget},
+                      {"budget_text", info.budget_text},
+                      {"equal_bytes", info.equal_bytes},
+                      {"prompt_length", info.prompt_length},
+                      {"scope", info.scope},
+                      {"edit", info.edit},
+                      {"edit_of", info.edit_of},
                       {"cache_bytes", info.cache_bytes},
                       {"full_cache_bytes", info.full_cache_bytes},
                       {"peak_cache_bytes", info.peak_cache_bytes},

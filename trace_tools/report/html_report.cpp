@@ -6,6 +6,7 @@
 #include "core/base/text.h"
 #include "core/base/version.h"
 #include "core/report/metric_info.h"
+#include "core/report/policy_label.h"
 #include "trace_tools/report/formats.h"
 #include "trace_tools/report/marked_text.h"
 #include "trace_tools/report/numbers.h"
@@ -312,9 +313,10 @@ std::string runs_html(const ReportSources& sources) {
     const auto left = [](const std::string& text) { return "<td style=\"text-align:left\">" + html_text(text) + "</td>"; };
     html += "<tr><td class=\"first\">" +
             html_text((sources.files.size() > 1 ? run.results_name + " " : "") + std::to_string(run.run)) + "</td>" +
-            left(run.info.policy) + "<td>" + report_count(run.info.budget) + "</td>" + left(run.info.granularity) +
-            left(run.info.position_mode) + left(run.info.backend) + "<td>" + format_seconds(run.info.seconds) +
-            "</td><td class=\"mono\">" + html_text(run.info.kept_sha256) + "</td></tr>\n";
+            left(run.info.policy + (run_variation(run.info).empty() ? "" : " [" + run_variation(run.info) + "]")) + "<td>" +
+            report_count(run.info.budget) + "</td>" + left(run.info.granularity) + left(run.info.position_mode) +
+            left(run.info.backend) + "<td>" + format_seconds(run.info.seconds) + "</td><td class=\"mono\">" +
+            html_text(run.info.kept_sha256) + "</td></tr>\n";
   }
   return html + "</tbody></table></div></details>\n";
 }

@@ -93,7 +93,10 @@ TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const
                    bool regimes) {
   TextTable table;
   const bool several = sources.comparison.traces.size() > 1;
+  const bool equal_bytes = std::any_of(sources.comparison.runs.begin(), sources.comparison.runs.end(),
+                                       [](const RunSummary& run) { return run.info.equal_bytes > 0; });
   table.columns = {{"", "policy", true}, {"", "bytes"}, {"", "evicted"}, {"", several ? "traces" : "kept", true}};
+  if (equal_bytes) table.columns.insert(table.columns.begin() + 1, {"", "tokens"});
   for (const auto& name : metrics) {
     table.columns.push_back({name, "mean"});
     if (!all && name != sources.metric) continue;
@@ -117,6 +120,7 @@ TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const
         format_bytes(static_cast<double>(run.info.cache_bytes)) + (run.bytes_factor > 1.01 ? " q" : "  "),
         std::abs(per_head - std::round(per_head)) < 0.05 ? report_count(std::llround(per_head)) : report_number(per_head),
         several ? std::to_string(cell.runs.size()) : printable(run.info.kept_sha256.substr(0, 8))};
+    if (equal_bytes) row.fields.insert(row.fields.begin() + 1, report_count(run.info.budget));
     for (const auto& name : metrics) {
       const auto found = cell.metrics.find(name);
       const Distribution none = distribution_of({});
@@ -249,6 +253,9 @@ std::string footer(const ReportSources& sources, const std::vector<std::string>&
         "  ° bound found in hindsight from later queries: no policy can be expected to reach it\n"
         "  regret: how much worse the mean is than the bound's at the same budget\n";
   if (any_query_head) text += "  q evicts per query head, so every query head keeps rows of its own: the bytes say so\n";
+  if (std::any_of(sources.comparison.runs.begin(), sources.comparison.runs.end(),
+                  [](const RunSummary& run) { return run.info.equal_bytes > 0; }))
+    text += "  tokens: the policy's own budget, at which its cache takes the bytes that all are compared at\n";
   text += "  evicted: tokens a head at the end; kept: start of the SHA-256 of what was evicted when\n";
   if (style.regimes) text += regime_line(sources);
   for (const auto& name : metrics) text += wrapped(metric_line(sources, name), style.width);
