@@ -24,6 +24,17 @@ TEST(PolicyCompose, MakesThePresets) {
       {"indicator=reconstruction,temporal=ema,pooling=adaptive,scale=5", "restkv:scale=5"},
       {"indicator=reconstruction,temporal=mean,metric=after,project=false,pooling=avg",
        "restkv:temporal=mean,metric=after,project=false,pooling=avg"},
+      {"pooling=avg,allocation=pyramid,step=floor,granularity=query_head", "pyramidkv@released"},
+      {"pooling=avg,allocation=adaptive,exact=false,normalize_heads=true,granularity=query_head", "adakv@released"},
+      {"indicator=reconstruction,temporal=ema,metric=after,scope=prefix,pooling=adaptive,scale=5,shift=released,"
+       "granularity=query_head",
+       "restkv@released:metric=after,scale=5"},
+      {"indicator=reconstruction,temporal=ema,metric=after,scope=prefix,pooling=avg,granularity=query_head,"
+       "allocation=pyramid,step=floor,short_uniform=false",
+       "restkv@released:metric=after,pooling=avg,allocation=pyramid"},
+      {"indicator=reconstruction,temporal=ema,metric=after,scope=prefix,pooling=avg,padding=replicate,granularity=query_"
+       "head",
+       "restkv@released:metric=after,pooling=adaptive,scale=1e9"},
       {"indicator=attention_value,temporal=sum,pooling=avg,granularity=query_head", "ablation:indicator=attn-v"},
       {"indicator=accumulated,granularity=query_head,window=8", "h2o@factory"},
       {"indicator=accumulated,mask=full_before_window,granularity=query_head", "h2o@released"},

@@ -270,6 +270,8 @@ TEST(Kvpress, Finch) {
     EXPECT_EQ(evict(contents, "finch@kvpress:window=20", budget), best(shape, scores, budget)) << budget;
   EXPECT_EQ(evict(contents, "finch@kvpress:window=20,normalize=false", 31),
             best(shape, snapkv_scores(Layer{contents}, shape, 20, 1), 31));
+  EXPECT_EQ(evict(contents, "finch@kvpress:window=20,count=visible", 31),
+            best(shape, window_scores(Layer{contents}, shape, 20, 1, [](int t) { return t + 1.0; }), 31));
   Rows want;  // half of each run of 40, 40 and 10 tokens
   for (const auto& row : scores) {
     std::set<int> kept;

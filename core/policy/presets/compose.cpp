@@ -61,6 +61,11 @@ std::vector<Parameter> indicator_parameters() {
                 {{"metric", {"before"}}}),
       only_with(real_parameter("tau", "exponent of the norm", 0, 16, value("1")),
                 {{"metric", {"after"}}, {"project", {"true"}}}),
+      only_with(choice_parameter("scope",
+                                 "the output to compare with: over every key, or over those before the window alone, "
+                                 "not renormalised",
+                                 {"all", "prefix"}, value("all")),
+                {{"metric", {"after"}}}),
       only_with(integer_parameter("seed", "of the counter-based generator, together with layer and head", 0, 2147483647,
                                   value("0")),
                 {{"indicator", {"random"}}}),
@@ -81,11 +86,30 @@ std::vector<Parameter> later_parameters() {
   return {
       pooling_parameter({"none", "avg", "max", "adaptive"}, value("none")),
       only_with(kernel_parameter(value("5")), {{"pooling", {"avg", "max", "adaptive"}}}),
+      only_with(
+          choice_parameter("padding", "beyond the edges: zeros, or the edge repeated", {"zero", "replicate"}, value("zero")),
+          {{"pooling", {"avg"}}}),
       only_with(real_parameter("scale", "tokens of drift for each step of the adaptive window", 1e-6, 1e12, value("2000")),
                 {{"pooling", {"adaptive"}}}),
+      only_with(
+          choice_parameter("shift",
+                           "trunc: trunc(t / scale), ties to the lowest position; released: floor(t / scale), + 1 for t "
+                           "<= 0, ties to the highest",
+                           {"trunc", "released"}, value("trunc")),
+          {{"pooling", {"adaptive"}}}),
       choice_parameter("allocation", "budgets: the same, by layer (pyramid), or by head",
                        {"uniform", "pyramid", "adaptive", "safeguard", "table"}, value("uniform")),
       only_with(beta_parameter(value("20")), {{"allocation", {"pyramid"}}}),
+      only_with(choice_parameter(
+                    "step", "exact: real arithmetic, all layers together keep the budget; floor: integers, they exceed it",
+                    {"exact", "floor"}, value("exact")),
+                {{"allocation", {"pyramid"}}}),
+      only_with(boolean_parameter("short_uniform", "the same budget for every layer when the prompt is shorter than 2 B",
+                                  value("true")),
+                {{"step", {"floor"}}}),
+      only_with(
+          boolean_parameter("exact", "the heads together keep the budget; false: each is rounded by itself", value("true")),
+          {{"allocation", {"adaptive", "table"}}}),
       only_with(real_parameter("floor", "share of the budget that is divided equally among the heads", 0, 1, value("0.2")),
                 {{"allocation", {"adaptive"}}}),
       only_with(boolean_parameter("normalize_heads", "weight each head's scores by the share that its B best hold",
@@ -138,6 +162,7 @@ std::unique_ptr<Indicator> reconstruction_of(const PolicySpec& spec, std::vector
   settings.description = values.text("temporal") + "," + (values.has("alpha") ? values.text("alpha") : "");
   settings.form.project = values.boolean("project");
   settings.form.normalize = values.has("normalize") && values.boolean("normalize");
+  settings.form.prefix_output = values.has("scope") && values.text("scope") == "prefix";
   settings.form.tau = values.has("tau") ? values.real("tau") : 1;
   return reconstruction_indicator(std::move(settings), grouping);
 }
@@ -165,12 +190,14 @@ std::unique_ptr<Pooling> pooling_of(const PolicySpec& spec, Grouping grouping) {
   const std::string& pooling = spec.values.text("pooling");
   if (pooling == "none") return no_pooling();
   const int kernel = odd_kernel_of(spec);
-  if (pooling == "avg") return average_pooling(kernel);
+  if (pooling == "avg")
+    return average_pooling(kernel, spec.values.text("padding") == "zero" ? Padding::zero : Padding::replicate);
   if (pooling == "max") return max_pooling(kernel);
   AdaptivePoolingSettings settings;
   settings.window = spec.values.integer("window");
   settings.kernel = kernel;
   settings.scale = spec.values.real("scale");
+  settings.released = spec.values.text("shift") == "released";
   if (settings.window == 0 || settings.window % 2 != 0)
     refuse(spec, "window", "with pooling=adaptive", "it cuts the window into an older and a newer half: an even number");
   return adaptive_pooling(settings, grouping);
@@ -178,15 +205,21 @@ std::unique_ptr<Pooling> pooling_of(const PolicySpec& spec, Grouping grouping) {
 
 std::unique_ptr<Allocation> allocation_of(const PolicySpec& spec) {
   const std::string& allocation = spec.values.text("allocation");
-  if (allocation == "pyramid") return pyramid_allocation(spec.values.integer("beta"), PyramidForm::exact);
+  if (allocation == "pyramid") {
+    const PyramidForm form = spec.values.text("step") == "exact"    ? PyramidForm::exact
+                             : spec.values.boolean("short_uniform") ? PyramidForm::published
+                                                                    : PyramidForm::published_without_branch;
+    return pyramid_allocation(spec.values.integer("beta"), form);
+  }
   if (allocation == "adaptive")
-    return adaptive_allocation(spec.values.real("floor"), spec.values.boolean("normalize_heads"), true);
+    return adaptive_allocation(spec.values.real("floor"), spec.values.boolean("normalize_heads"),
+                               spec.values.boolean("exact"));
   if (allocation == "table")
     return table_allocation({.table = HeadTable::read(spec.values.text("table")),
                              .beta = spec.values.real("beta"),
                              .temperature = spec.values.real("temperature"),
                              .window_in_base = false,
-                             .exact = true});
+                             .exact = spec.values.boolean("exact")});
   if (allocation == "safeguard") return safeguard_allocation(spec.values.real("safeguard"));
   return uniform_allocation();
 }

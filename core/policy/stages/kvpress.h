@@ -32,8 +32,10 @@ std::unique_ptr<Indicator> sinks_and_recent_indicator(int sinks);
 // `scored`'s scores, their first stage lifted above all others and the rest weighted by projected_value_norms(): the best
 // budget of them are CriticalKV's choice.
 std::unique_ptr<Indicator> critical_indicator(std::unique_ptr<Indicator> scored, double first_stage, double epsilon);
-// Attention received from the last `window` queries, each counted by how many tokens come before it.
-std::unique_ptr<Indicator> finch_indicator(int window, bool normalize);
+// Attention received from the last `window` queries; each query's weights are multiplied by a number of tokens, so that
+// those that see many do not give each too little: those before the query, as published, or those that it sees, itself too.
+enum class FinchCount : std::uint8_t { none, before, visible };
+std::unique_ptr<Indicator> finch_indicator(int window, FinchCount count);
 
 // Head budgets: the best H · M scores of the layer, whatever their head, where each head is sure of its own best
 // int(M · safeguard). They sum to H · M.

@@ -11,15 +11,16 @@ class NoPooling final : public Pooling {
 
 class AveragePooling final : public Pooling {
  public:
-  explicit AveragePooling(int kernel) : kernel_(kernel) {}
+  AveragePooling(int kernel, Padding padding) : kernel_(kernel), padding_(padding) {}
   Array pool(const PoolingContext& context) const override {
     const auto heads = static_cast<std::size_t>(context.scores.dim(0));
     return context.layer.backend().average_pool(context.scores, std::vector<int>(heads, kernel_), std::vector<int>(heads, 0),
-                                                Padding::zero);
+                                                padding_);
   }
 
  private:
   int kernel_;
+  Padding padding_;
 };
 
 class MaxPooling final : public Pooling {
@@ -36,7 +37,9 @@ class MaxPooling final : public Pooling {
 }  // namespace
 
 std::unique_ptr<Pooling> no_pooling() { return std::make_unique<NoPooling>(); }
-std::unique_ptr<Pooling> average_pooling(int kernel) { return std::make_unique<AveragePooling>(kernel); }
+std::unique_ptr<Pooling> average_pooling(int kernel, Padding padding) {
+  return std::make_unique<AveragePooling>(kernel, padding);
+}
 std::unique_ptr<Pooling> max_pooling(int kernel) { return std::make_unique<MaxPooling>(kernel); }
 
 }  // namespace kvreplay

@@ -25,6 +25,9 @@ class PerChunkSelection final : public Selection {
         for (const std::int32_t column : best.front())
           kept[static_cast<std::size_t>(h)].push_back(static_cast<std::int32_t>(first) + column);
       }
+      if (static_cast<std::int64_t>(kept[static_cast<std::size_t>(h)].size()) !=
+          context.capacity[static_cast<std::size_t>(h)])
+        context.layer.remark("rounds the share of each chunk down: the tokens kept differ from the budget");
     }
     return kept;
   }

@@ -84,7 +84,8 @@ class Pooling {
 };
 
 std::unique_ptr<Pooling> no_pooling();
-std::unique_ptr<Pooling> average_pooling(int kernel);  // zero padding, divisor always the kernel
+// Divides by the kernel at the edges too.
+std::unique_ptr<Pooling> average_pooling(int kernel, Padding padding = Padding::zero);
 std::unique_ptr<Pooling> max_pooling(int kernel);
 // ReST-KV's adaptive window (its released code, "adaptive" pooling): the kernel and its shift follow the drift of the
 // attended positions over the window.
