@@ -82,6 +82,7 @@ class TermState {
     else
       kernels::squared_distances(values_.data(), columns, dim_, dim_, &term_.value(chosen, 0), between_.data());
     const auto sign = static_cast<float>(sign_);
+    constexpr auto least_square = static_cast<float>(least_mass * least_mass);  // no branch: the loops are vectorised
     for (std::int64_t s = 0; s < steps_; ++s) {
       const float half = chosen < 0 ? 0.0F : 0.5F * sign * term_.attention(s, chosen);
       const float chosen_distance = chosen < 0 ? 0.0F : chosen_distance_[static_cast<std::size_t>(s)];
@@ -96,8 +97,8 @@ class TermState {
           p[k] = product[c] + half * (distance[c] + chosen_distance - between[c]);
         }
         for (std::int64_t k = 0; k < lanes; ++k) {
-          const float left = std::max(mass_now + a[k], static_cast<float>(least_mass));
-          out[k] = (squared + a[k] * (2 * p[k] + a[k] * distance[begin + k])) / (left * left);
+          const float left = mass_now + a[k];
+          out[k] = (squared + a[k] * (2 * p[k] + a[k] * distance[begin + k])) / (left * left + least_square);
         }
         for (std::int64_t k = 0; k < lanes; ++k) product[begin + k] = p[k];
         for (std::int64_t k = 0; k < lanes; ++k) cost[begin + k] += out[k];
