@@ -103,6 +103,10 @@ class ReportTest(EndToEndTest):
         self.assertRegex(table, r"(?m)^  policy .* mean +early +late ")
         self.assertIn("the first 5 steps after the prompt", table)
         self.assertNotIn("early", self.succeeds("report", self.results))
+        text, _ = self.page(self.results)
+        self.assertIn("<th>early</th><th>late</th>", text)
+        late = self.json_of("report", self.results)["budgets"][0]["policies"][0]["metrics"]["output_error"]["late"]
+        self.assertIn(f"<td>{late:.4f}</td>" if late else "<td>0</td>", text)
 
     def test_csv_json_and_table_agree(self):
         rows = list(csv.DictReader(io.StringIO(self.succeeds("report", self.results, "--csv", "-"))))

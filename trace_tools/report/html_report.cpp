@@ -64,10 +64,10 @@ std::string notes_html(const ReportSources& sources) {
 std::string table_head(const std::vector<std::string>& metrics, bool several_traces) {
   std::string groups = "<tr><th class=\"first\"></th>", titles = "<tr><th class=\"first\">policy</th>";
   const auto add_metric = [&](const std::string& name, bool leads) {
-    groups += "<th class=\"group start\" colspan=\"" + std::to_string((leads ? 5 : 4) + (several_traces ? 1 : 0)) +
+    groups += "<th class=\"group start\" colspan=\"" + std::to_string((leads ? 7 : 4) + (several_traces ? 1 : 0)) +
               "\" title=\"" + html_text(metric_info(name).doc) + "\">" + html_text(name) + "</th>";
-    titles +=
-        "<th class=\"start\">mean</th>" + std::string(several_traces ? "<th>95 % interval</th>" : "") + "<th>median</th>";
+    titles += "<th class=\"start\">mean</th>" + std::string(leads ? "<th>early</th><th>late</th>" : "") +
+              std::string(several_traces ? "<th>95 % interval</th>" : "") + "<th>median</th>";
     for (const auto& tail : tail_of(name)) titles += "<th>" + std::string(tail.name) + "</th>";
     if (leads) titles += "<th>regret</th>";
   };
@@ -83,6 +83,9 @@ std::string metric_cells(const Cell& cell, const std::string& name, bool leads, 
   const Distribution none = distribution_of({});
   const Distribution& values = found == cell.metrics.end() ? none : found->second.distribution;
   std::string html = "<td class=\"start\">" + report_number(values.mean) + "</td>";
+  if (leads)
+    for (const auto regime : {&MetricSummary::early, &MetricSummary::late})
+      html += "<td>" + (found == cell.metrics.end() ? std::string("–") : report_number(found->second.*regime)) + "</td>";
   if (several_traces)
     html += "<td>" +
             (found == cell.metrics.end() ? std::string("–")
@@ -126,7 +129,7 @@ std::string row_html(const ReportSources& sources, const Cell& cell, bool best, 
 std::string table_html(const ReportSources& sources) {
   const std::vector<std::string> metrics = table_metrics(sources);
   const std::size_t columns =
-      4 + (sources.comparison.traces.size() > 1 ? 5 : 4) * metrics.size() + (metrics.empty() ? 0 : 1);
+      4 + (sources.comparison.traces.size() > 1 ? 5 : 4) * metrics.size() + (metrics.empty() ? 0 : 3);
   std::string html =
       "<div class=\"scroll\" tabindex=\"0\"><table>" + table_head(metrics, sources.comparison.traces.size() > 1);
   for (const auto& group : sources.comparison.budgets) {
@@ -139,6 +142,7 @@ std::string table_html(const ReportSources& sources) {
   html +=
       "</table></div>\n<p class=\"small muted\">* best mean at this budget among the policies that evicted something. ° "
       "hindsight bound: it knows the queries that are still to come. "
+      "<em>early</em> and <em>late</em>: means over the first steps after the prompt and over the rest. "
       "<em>regret</em>: how much worse the mean is than the bound's; below 0 where a policy does better on this metric than "
       "a bound that was built for another. <em>evicted</em>: tokens at the end, a head on "
       "average. <em>kept</em>: start of the "
