@@ -29,6 +29,7 @@ struct HeadStep {
   double evicted_mass = 0;                        // Σ_E a
   double kept_log_sum_exp = 0;                    // ln Σ_K exp(z)
   double full_log_sum_exp = 0;                    // ln Σ_N exp(z)
+  double redistribution_kl = 0;                   // KL(a' ‖ a); full_log_sum_exp - kept_log_sum_exp where no row changed
   std::span<const double> output;                 // o [d]
   std::span<const double> kept_output;            // o' [d]
   std::span<const double> evicted_output;         // o_E [d]; meaningful when evicted > 0
@@ -59,9 +60,33 @@ struct EvaluationRequest {
   bool entropy = true;
 };
 
+// Rows of a cache that a policy changed beside evicting: values into which others were merged, keys turned to a new
+// position. A change after step s (0: when the prompt ended) holds for the queries of every later step.
+struct CacheChanges {
+  struct Row {
+    std::int32_t step = 0;
+    std::int32_t head = 0;  // a stored head: query head under Granularity::query_head, else KV head
+    std::int32_t position = 0;
+    std::int64_t key = -1, value = -1;  // row of `storage` with the new vector; -1: unchanged
+  };
+  std::int64_t heads = 0;      // stored heads: Hq or Hk
+  std::int64_t dim = 0;        // d
+  std::vector<Row> rows;       // by step, then in the order in which they apply
+  std::vector<float> storage;  // [.., d]
+
+  bool empty() const { return rows.empty(); }
+  // Copies a vector of d numbers to the storage and returns its row.
+  template <class Number>
+  std::int64_t store(std::span<const Number> vector) {
+    storage.insert(storage.end(), vector.begin(), vector.end());
+    return static_cast<std::int64_t>(storage.size()) / dim - 1;
+  }
+};
+
 // One run's evictions in one layer. evicted_at [H, T]; H is Hq, Hk or 1.
 struct RunEvictions {
   TensorView<const std::int32_t, 2> evicted_at;
+  const CacheChanges* changes = nullptr;  // null or empty: no row changed
 };
 
 // Receives the results; called for every run, head and step in any order, from several threads, each cell once.

@@ -26,6 +26,7 @@ struct MetricInfo {
   Direction direction = Direction::lower_is_better;
   bool logarithmic = false;  // spans decades: plot on a log axis
   bool headline = false;     // has columns in the short tables of reports
+  bool unchanged_rows = false;  // follows from keys and values as recorded: absent where a policy merges or turns them
 };
 
 // What a metric of whole sequences sees: one layer and query head.

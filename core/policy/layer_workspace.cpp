@@ -13,6 +13,12 @@ void LayerWorkspace::remark(const std::string& text) {
   if (std::find(remarks_.begin(), remarks_.end(), text) == remarks_.end()) remarks_.push_back(text);
 }
 
+const Tensor<float, 3>& LayerWorkspace::host(LayerDataset which) {
+  using Stored = std::shared_ptr<const Tensor<float, 3>>;
+  return *shared<Stored>("host:" + std::string(layer_dataset_name(which)),
+                         [&] { return std::make_shared<Tensor<float, 3>>(trace().read(layer(), which)); });
+}
+
 LayerEvictions LayerWorkspace::nothing_evicted(Granularity granularity) const {
   LayerEvictions evictions;
   evictions.evicted_at = Tensor<std::int32_t, 2>({granularity_heads(granularity, model()), tokens()}, -1);

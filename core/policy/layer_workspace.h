@@ -44,6 +44,7 @@ class LayerWorkspace {
   const ModelInfo& model() const { return loaded_->trace->model(); }
   int layer() const { return loaded_->layer; }  // the model's own index
   bool wants_scores() const { return wants_scores_; }
+  void set_wants_scores(bool wanted) { wants_scores_ = wanted; }
   std::int64_t tokens() const { return loaded_->tokens; }
   std::int64_t prompt() const { return loaded_->prompt; }
   std::int64_t first_candidate() const { return loaded_->first_candidate; }
@@ -61,6 +62,8 @@ class LayerWorkspace {
   const Value& shared_across_layers(const std::string& key, const std::function<Value()>& make) {
     return across_layers_->get<Value>(key, make);
   }
+  // A dataset of the layer on the host, read once.
+  const Tensor<float, 3>& host(LayerDataset which);
   // Attention rows of the last W prompt queries, shared by every policy with the same W.
   const AttentionRows& window_attention(int window);
 

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/backend/evaluation.h"
 #include "core/base/parameter.h"
 #include "core/base/tensor.h"
 #include "core/trace/trace.h"
@@ -38,6 +39,7 @@ std::int64_t stored_heads(Granularity granularity, const ModelInfo& model);
 struct LayerEvictions {
   Tensor<std::int32_t, 2> evicted_at;  // [H, T]: -1 never, 0 when the prompt ended, s after decode step s
   Tensor<float, 2> scores;             // [H, P], NaN where the policy gave none; empty for policies without scores
+  CacheChanges changes;                // keys and values that are no longer the recorded ones; mostly empty
 };
 
 class Policy {
@@ -48,6 +50,10 @@ class Policy {
   virtual std::int64_t minimum_budget() const { return 1; }
   // Sizes written in the string ("heavy", "size", ...) win over the budget: the tokens they ask for, or 0.
   virtual std::int64_t fixed_budget() const { return 0; }
+  // Evicts after decode steps by itself: no schedule can be put on it.
+  virtual bool evicts_while_decoding() const { return false; }
+  // May fill LayerEvictions::changes: metrics that are identities of unchanged rows are then left out.
+  virtual bool changes_rows() const { return false; }
   // budget: tokens per stored head when the prompt ends, at least minimum_budget() or at least the layer's candidates.
   virtual LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const = 0;
 };

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/policy/policy.h"
+#include "core/policy/wrappers/wrapper.h"
 
 namespace kvreplay {
 namespace {
@@ -27,19 +28,48 @@ std::vector<std::string> keys_of(const PolicyDescription& policy, const std::str
   return keys;
 }
 
+bool has_own(const PolicyDescription& policy, const std::string& key, const std::string& variant) {
+  const auto keys = keys_of(policy, variant);
+  return std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
+// Parameters of the wrappers, but for keys that the policy has itself.
+std::vector<const Parameter*> wrapper_parameters(const PolicySpec& spec) {
+  std::vector<const Parameter*> list;
+  for (const PolicyWrapper* wrapper : wrapper_registry())
+    for (const Parameter& parameter : wrapper->parameters)
+      if (!has_own(*spec.description, parameter.key, spec.variant)) list.push_back(&parameter);
+  return list;
+}
+
+// The parameters to write out: all of the policy's own, the wrappers' where they are not what they are by default.
+template <class Use>
+void for_each_written(const PolicySpec& spec, const Use& use) {
+  for (const Parameter& parameter : spec.description->parameters)
+    if (applies(parameter, spec.variant, spec.values.all())) use(parameter, parameter.defaults.at(spec.variant));
+  for (const Parameter* parameter : wrapper_parameters(spec)) {
+    const std::string& unset = parameter->defaults.at(wrapper_default);
+    if (spec.values.text(parameter->key) != unset) use(*parameter, unset);
+  }
+}
+
 // What was written after the colon, by key.
 std::map<std::string, std::string> parse_given(std::string_view text, const std::string& owner, const PolicySpec& spec) {
   std::map<std::string, std::string> given;
   const auto keys = keys_of(*spec.description, spec.variant);
+  std::vector<std::string> everywhere;
+  for (const Parameter* parameter : wrapper_parameters(spec)) everywhere.push_back(parameter->key);
   for (const std::string& part : split(text, ',')) {
     const auto equals = part.find('=');
     const std::string key = part.substr(0, equals);
     if (equals == std::string::npos)
       throw Error(owner, "\"" + part + "\" is not key=value",
                   "for example " + spec.description->name + ":" + (keys.empty() ? "key" : keys.front()) + "=...");
-    if (std::find(keys.begin(), keys.end(), key) == keys.end())
+    if (std::find(keys.begin(), keys.end(), key) == keys.end() &&
+        std::find(everywhere.begin(), everywhere.end(), key) == everywhere.end())
       throw Error(owner, "has no parameter \"" + key + "\"",
-                  keys.empty() ? "it takes none" : "it takes " + join(keys, ", ", " and "));
+                  (keys.empty() ? "it takes none of its own" : "it takes " + join(keys, ", ", " and ")) +
+                      "; every policy takes " + join(everywhere, ", ", " and "));
     if (!given.emplace(key, part.substr(equals + 1)).second) throw Error(owner, "\"" + key + "\" is given twice");
   }
   return given;
@@ -112,6 +142,12 @@ PolicySpec parse_policy(std::string_view text) {
         written == given.end() ? parameter.defaults.at(spec.variant) : parameter.check(owner, written->second);
     if (written != given.end()) spec.given.push_back(parameter.key);
   }
+  for (const Parameter* parameter : wrapper_parameters(spec)) {
+    const auto written = given.find(parameter->key);
+    values[parameter->key] =
+        written == given.end() ? parameter->defaults.at(wrapper_default) : parameter->check(owner, written->second);
+    if (written != given.end()) spec.given.push_back(parameter->key);
+  }
   for (const auto& [key, value] : given)
     if (values.count(key) == 0) refuse_inapplicable(key, owner, spec);
   for (const Parameter& parameter : policy.parameters)
@@ -122,16 +158,22 @@ PolicySpec parse_policy(std::string_view text) {
   return spec;
 }
 
-std::unique_ptr<Policy> make_policy(const PolicySpec& spec) { return spec.description->make(spec); }
+std::unique_ptr<Policy> make_policy(const PolicySpec& spec) {
+  std::unique_ptr<Policy> policy = spec.description->make(spec);
+  const std::string owner = "policy " + spec.description->name + "@" + spec.variant;
+  for (const PolicyWrapper* wrapper : wrapper_registry())
+    if (!has_own(*spec.description, wrapper->name, spec.variant) && wrapper->is_active(spec.values))
+      policy = wrapper->wrap(spec, std::move(policy), owner);
+  return policy;
+}
 
 std::string PolicySpec::text() const {
   std::string out = description->name + "@" + variant;
   char separator = ':';
-  for (const Parameter& parameter : description->parameters) {
-    if (!applies(parameter, variant, values.all())) continue;
+  for_each_written(*this, [&](const Parameter& parameter, const std::string&) {
     out += separator + parameter.key + "=" + values.text(parameter.key);
     separator = ',';
-  }
+  });
   return out;
 }
 
@@ -139,25 +181,24 @@ std::string PolicySpec::label() const {
   std::string out = description->name;
   if (variant != description->variants.front().name) out += "@" + variant;
   char separator = ':';
-  for (const Parameter& parameter : description->parameters) {
-    if (!applies(parameter, variant, values.all()) || values.text(parameter.key) == parameter.defaults.at(variant)) continue;
+  for_each_written(*this, [&](const Parameter& parameter, const std::string& unset) {
+    if (values.text(parameter.key) == unset) return;
     out += separator + parameter.key + "=" + values.text(parameter.key);
     separator = ',';
-  }
+  });
   return out;
 }
 
 std::string PolicySpec::parameters_json() const {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  for (const Parameter& parameter : description->parameters) {
-    if (!applies(parameter, variant, values.all())) continue;
+  for_each_written(*this, [&](const Parameter& parameter, const std::string&) {
     switch (parameter.type) {
       case ParameterType::integer: json[parameter.key] = values.integer(parameter.key); break;
       case ParameterType::real: json[parameter.key] = values.real(parameter.key); break;
       case ParameterType::boolean: json[parameter.key] = values.boolean(parameter.key); break;
       default: json[parameter.key] = values.text(parameter.key);
     }
-  }
+  });
   return json.dump();
 }
 

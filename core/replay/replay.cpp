@@ -200,18 +200,19 @@ class Replay {
 
   void enlist(Run run) {
     for (const Metric* metric : metrics_) run.totals.emplace_back(*metric, model_.num_query_heads);
-    run.index = results_.add_run(layout_of(run.policy->granularity()));
+    run.index = results_.add_run(layout_of(*run.policy));
     runs_.push_back(std::move(run));
   }
 
-  RunLayout layout_of(Granularity granularity) const {
+  RunLayout layout_of(const Policy& policy) const {
     RunLayout layout;
     layout.layers = static_cast<std::int64_t>(trace_.layers().size());
-    layout.heads = granularity_heads(granularity, model_);
+    layout.heads = granularity_heads(policy.granularity(), model_);
     layout.tokens = trace_.num_tokens();
     layout.prompt_length = trace_.prompt_length();
     layout.scores = request_.scores;
     for (const Metric* metric : metrics_) {
+      if (!is_measured(policy, *metric)) continue;
       RunLayout::Metric shape{metric->info().name, {}, metric->info().axes, {}};
       for (const auto& axis : shape.axes)
         shape.shape.push_back(axis == "layer"        ? layout.layers
@@ -258,7 +259,7 @@ class Replay {
       run.info.seconds += seconds_since(started);
       job_.advance_to(static_cast<double>(layer_index) * static_cast<double>(runs_.size()) + static_cast<double>(r) + 0.5);
     }
-    for (const auto& eviction : evictions) views.push_back({eviction.evicted_at.view()});
+    for (const auto& eviction : evictions) views.push_back({eviction.evicted_at.view(), &eviction.changes});
 
     const auto started = Clock::now();
     MetricSink sink(std::move(totals), metrics_, model_.num_query_heads, steps_);
@@ -272,7 +273,8 @@ class Replay {
       if (request_.scores) write_scores(run, layer_index, evictions[i]);
       sink.count_not_finite(trace_, i);
       for (std::size_t m = 0; m < metrics_.size(); ++m)
-        results_.write_metric(run.index, layer_index, metrics_[m]->info().name, sink.values(i, m));
+        if (is_measured(*run.policy, *metrics_[m]))
+          results_.write_metric(run.index, layer_index, metrics_[m]->info().name, sink.values(i, m));
       run.account.add_layer(workspace.loaded(), views[i].evicted_at);
       if (!request_.edits.empty()) run.errors.push_back(layer_errors(metrics_, sink, i, steps_.count));
       if (request_.worth > 0 && run.edit == nullptr)
@@ -296,6 +298,10 @@ class Replay {
 
   static void apply_edit(const LayerWorkspace& workspace, Run& run, LayerEvictions& evictions) {
     if (run.edit->touches(workspace.layer())) run.changed += run.edit->apply(workspace.loaded(), evictions.evicted_at);
+
+  // Identities of rows as recorded are absent where the policy merges or turns rows.
+  static bool is_measured(const Policy& policy, const Metric& metric) {
+    return !(metric.info().unchanged_rows && policy.changes_rows());
   }
 
   void write_scores(Run& run, std::int64_t layer_index, const LayerEvictions& evictions) {
@@ -352,9 +358,10 @@ class Replay {
   void summarise(Run& run) {
     RunInfo& info = run.info;
     std::int64_t not_finite = 0;
-    for (const MetricTotals& totals : run.totals) {
-      totals.summarise(info.summary);
-      not_finite += totals.not_finite();
+    for (std::size_t m = 0; m < metrics_.size(); ++m) {
+      if (!is_measured(*run.policy, *metrics_[m])) continue;
+      run.totals[m].summarise(info.summary);
+      not_finite += run.totals[m].not_finite();
     }
     info.summary["cache_bytes"] = static_cast<double>(info.cache_bytes);
     info.summary["full_cache_bytes"] = static_cast<double>(info.full_cache_bytes);

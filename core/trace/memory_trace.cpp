@@ -33,6 +33,11 @@ class MemoryTrace final : public Trace {
   const std::vector<std::int32_t>& token_ids() const override { return contents_.token_ids; }
   const std::vector<std::int32_t>& query_positions() const override { return contents_.query_positions; }
   const std::vector<std::int32_t>& attention_positions() const override { return contents_.attention_positions; }
+  std::int64_t text_position(int kv_head, std::int64_t slot) const override {
+    const auto& rows = contents_.key_positions;
+    if (rows.empty()) return slot;
+    return rows[rows.size() == 1 ? 0 : static_cast<std::size_t>(kv_head)][static_cast<std::size_t>(slot)];
+  }
   const std::vector<TextSpan>& spans() const override { return contents_.spans; }
   std::vector<std::string> token_texts() const override { return contents_.token_texts; }
   std::vector<float> nll() const override { return contents_.nll; }

@@ -31,6 +31,8 @@ struct MemoryTraceContents {
   std::string manifest;
   ElementType type = ElementType::float32;  // what type() answers; values are kept as float32
   bool complete = true;
+  // Text positions of the slots, by KV head (one row: all heads alike); empty: slot = position.
+  std::vector<std::vector<std::int32_t>> key_positions;
   // By the model's layer index. Shapes as in LayerDataset: [heads, rows, columns].
   std::map<std::pair<int, LayerDataset>, Tensor<float, 3>> tensors;
 };

@@ -82,6 +82,9 @@ class Trace {
   virtual const std::vector<std::int32_t>& token_ids() const = 0;  // [T]
   virtual const std::vector<std::int32_t>& query_positions() const = 0;      // [Tq], increasing
   virtual const std::vector<std::int32_t>& attention_positions() const = 0;  // [Ta], empty when no attention is stored
+  // The position in the text that a key was rotated for. It is the token's own index but in views of a cache from which
+  // tokens were evicted, where keys are numbered by slot.
+  virtual std::int64_t text_position(int /*kv_head*/, std::int64_t slot) const { return slot; }
   virtual const std::vector<TextSpan>& spans() const = 0;
   virtual std::vector<std::string> token_texts() const = 0;  // [T] bytes of each token; empty when absent
   virtual std::vector<float> nll() const = 0;                // [T]; empty when absent

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/backend/cpu/changed_cache.h"
 #include "core/backend/cpu/cpu_backend.h"
 #include "core/base/parallel.h"
 #include "core/kernels/kernels.h"
@@ -85,6 +86,7 @@ class HeadEvaluator {
     head_ = head;
     value_ = layer_.value.data() + head / layer_.group() * layer_.tokens * d_;
     const std::int64_t stride = static_cast<std::int64_t>(layer_.num_query_heads) * d_;
+    open_changed_caches();
     for (std::int64_t s = 0; s < layer_.steps(); ++s) {
       const float* z = logits.data() + s * layer_.tokens;
       if (std::isnan(z[layer_.prompt + s])) {
@@ -98,7 +100,7 @@ class HeadEvaluator {
         for (std::int64_t i = 0; i < d_; ++i)
           outputs[s * stride + head * d_ + i] = static_cast<float>(full_.output[static_cast<std::size_t>(i)]);
       for (std::size_t r = 0; r < runs_.size(); ++r) {
-        const HeadStep step = measure(r, z, s);
+        const HeadStep step = changed_[r] ? measure_changed(r, z, s) : measure(r, z);
         sink_.head(r, head, s, step);
         evicted_counts[r][static_cast<std::size_t>(head * layer_.steps() + s)] = step.evicted;
         if (request_.outputs)
@@ -234,7 +236,8 @@ class HeadEvaluator {
     evicted_ = evicted_now_;
   }
 
-  HeadStep measure(std::size_t run, const float* z, std::int64_t) {
+  // What is the same however the kept rows look. Leaves kept_ and evicted_ filled.
+  HeadStep begin_measure(std::size_t run) {
     split(run);
     HeadStep step;
     step.visible = full_.position + 1 - full_.low;
@@ -245,9 +248,59 @@ class HeadEvaluator {
     step.output = full_.output;
     step.kept_output = kept_output_;
     step.evicted_output = evicted_output_;
+    if (request_.overlap) step.oracle_overlap = evicted_.empty() ? 1 : overlap();
+    return step;
+  }
+
+  double overlap() const {
+    const auto size = static_cast<std::int32_t>(kept_.size());
+    std::int64_t shared = 0;
+    for (const auto i : kept_) shared += full_.rank[static_cast<std::size_t>(i)] < size ? 1 : 0;
+    return static_cast<double>(shared) / size;
+  }
+
+  void open_changed_caches() {
+    changed_.clear();
+    bool any = false;
+    for (const RunEvictions& run : runs_) {
+      const bool changes = run.changes != nullptr && !run.changes->empty();
+      changed_.push_back(changes ? std::make_unique<ChangedCache>(layer_, *run.changes, head_) : nullptr);
+      any |= changes;
+    }
+    if (!any) return;
+    first_query_row_ =
+        std::lower_bound(layer_.trace->query_positions().begin(), layer_.trace->query_positions().end(), layer_.prompt) -
+        layer_.trace->query_positions().begin();
+    query_ = layer_.trace->read(layer_.layer, LayerDataset::query, {head_, head_ + 1}, {first_query_row_, -1});
+  }
+
+  // Keys or values were changed: a' and o' come from the changed rows, the divergence is summed term by term.
+  HeadStep measure_changed(std::size_t run, const float* z, std::int64_t s) {
+    HeadStep step = begin_measure(run);
+    changed_[run]->advance(s + 1);
+    const std::int64_t row = layer_.query_rows(full_.position, full_.position + 1).first - first_query_row_;
+    std::vector<double> logit;
+    changed_[run]->kept_logits(query_.data() + row * d_, z, kept_, logit);
+    const double top = *std::max_element(logit.begin(), logit.end());
+    double total = 0;
+    for (const double l : logit) total += std::exp(l - top);
+    step.kept_log_sum_exp = top + std::log(total);
+    std::fill(kept_output_.begin(), kept_output_.end(), 0.0);
+    for (std::size_t k = 0; k < kept_.size(); ++k) {
+      const double a = std::exp(logit[k] - step.kept_log_sum_exp);
+      if (a > 0) step.redistribution_kl += a * (logit[k] - step.kept_log_sum_exp - z[kept_[k]] + step.full_log_sum_exp);
+      step.mass_after[static_cast<std::size_t>(region_[static_cast<std::size_t>(kept_[k])])] += a;
+      const float* value = changed_[run]->value(kept_[k]);
+      for (std::int64_t i = 0; i < d_; ++i) kept_output_[static_cast<std::size_t>(i)] += a * value[i];
+    }
+    step.evicted_mass = sum_at(full_.exponential, evicted_) / full_.total;
+    return step;
+  }
+
+  HeadStep measure(std::size_t run, const float* z) {
+    HeadStep step = begin_measure(run);
     if (evicted_.empty()) {
       step.kept_log_sum_exp = step.full_log_sum_exp;
-      step.oracle_overlap = 1;
       step.mass_after = full_.mass;
       kept_output_ = full_.output;
       return step;
@@ -267,18 +320,13 @@ class HeadEvaluator {
     }
     step.evicted_mass = evicted_sum / full_.total;
     step.kept_log_sum_exp = kept_top + std::log(kept_sum);
+    step.redistribution_kl = step.full_log_sum_exp - step.kept_log_sum_exp;
     if (request_.outputs) outputs(kept_sum, evicted_sum, kept_top == full_.top);
     if (request_.single_removals) step.single_removal_sum = sum_at(full_.single, evicted_);
     if (request_.regions) {
       for (std::size_t k = 0; k < kept_.size(); ++k)
         step.mass_after[static_cast<std::size_t>(region_[static_cast<std::size_t>(kept_[k])])] += kept_weight_[k];
       for (auto& mass : step.mass_after) mass /= kept_sum;
-    }
-    if (request_.overlap) {
-      const auto size = static_cast<std::int32_t>(kept_.size());
-      std::int64_t shared = 0;
-      for (const auto i : kept_) shared += full_.rank[static_cast<std::size_t>(i)] < size ? 1 : 0;
-      step.oracle_overlap = static_cast<double>(shared) / size;
     }
     return step;
   }
@@ -335,6 +383,9 @@ class HeadEvaluator {
   std::span<const std::int32_t> evicted_;  // of evicted_now_, or of a head that stays the same
   std::vector<float> kept_weight_, evicted_weight_;
   std::vector<double> kept_output_, evicted_output_;
+  std::vector<std::unique_ptr<ChangedCache>> changed_;  // by run; null where no row changed
+  Tensor<float, 3> query_;                              // [1, .., d] recorded queries from first_query_row_ on
+  std::int64_t first_query_row_ = 0;
 };
 
 // Sums over heads through W_o, or of the concatenated heads without it.

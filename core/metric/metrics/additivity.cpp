@@ -17,6 +17,7 @@ class AdditivityMetric final : public Metric {
         .axes = {"layer", "query_head", "step"},
         .direction = Direction::neither,
         .logarithmic = true,
+        .unchanged_rows = true,
     };
     return info;
   }

@@ -18,7 +18,7 @@ class RedistributionKlMetric final : public Metric {
     return info;
   }
   void head_step(const HeadStep& step, std::span<float> out) const override {
-    out[0] = static_cast<float>(step.full_log_sum_exp - step.kept_log_sum_exp);
+    out[0] = static_cast<float>(step.redistribution_kl);
   }
 };
 

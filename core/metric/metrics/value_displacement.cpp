@@ -17,6 +17,7 @@ class ValueDisplacementMetric final : public Metric {
         .axes = {"layer", "query_head", "step"},
         .direction = Direction::lower_is_better,
         .logarithmic = true,
+        .unchanged_rows = true,
     };
     return info;
   }

@@ -1,0 +1,82 @@
+// Kept sets in whole blocks of neighbouring positions, as a paged cache frees memory.
+#include <algorithm>
+
+#include "core/policy/stages/stages.h"
+#include "core/policy/wrappers/timeline.h"
+#include "core/policy/wrappers/wrapper.h"
+
+namespace kvreplay {
+namespace {
+
+class BlockPolicy final : public WrappedPolicy {
+ public:
+  BlockPolicy(std::unique_ptr<Policy> inner, int size) : WrappedPolicy(std::move(inner)), size_(size) {}
+
+  LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
+    LayerEvictions result = inner().evict(layer, budget);
+    for (std::int64_t h = 0; h < result.evicted_at.dim(0); ++h) {
+      const std::vector<std::int32_t> own(&result.evicted_at(h, 0), &result.evicted_at(h, 0) + layer.tokens());
+      const auto row = replay_timeline(layer, [&](const Moment& moment) { return whole_blocks(moment, own); });
+      std::copy(row.begin(), row.end(), &result.evicted_at(h, 0));
+    }
+    return result;
+  }
+
+ private:
+  struct Block {
+    std::int64_t begin = 0, end = 0;  // in Moment::cached
+    std::int64_t votes = 0;           // tokens of it that the policy holds
+    bool newest = false;
+  };
+
+  std::vector<std::int32_t> whole_blocks(const Moment& moment, const std::vector<std::int32_t>& own) const {
+    std::vector<Block> blocks;
+    std::int64_t held = 0;
+    for (std::size_t k = 0; k < moment.cached.size(); ++k) {
+      const std::int32_t position = moment.cached[k];
+      if (k == 0 || position / size_ != moment.cached[k - 1] / size_)
+        blocks.push_back({static_cast<std::int64_t>(k), static_cast<std::int64_t>(k), 0, false});
+      ++blocks.back().end;
+      if (holds(own[static_cast<std::size_t>(position)], moment.step)) {
+        ++blocks.back().votes;
+        ++held;
+      }
+    }
+    if (held == static_cast<std::int64_t>(moment.cached.size())) return moment.cached;
+    // The block that the engine is writing to stays, unless a block is a token: then a policy may drop its newest.
+    blocks.back().newest = size_ > 1;
+    std::stable_sort(blocks.begin(), blocks.end(),
+                     [](const Block& a, const Block& b) { return a.newest != b.newest ? a.newest : a.votes > b.votes; });
+    std::vector<std::int32_t> kept;
+    for (const Block& block : blocks) {
+      if (!kept.empty() && static_cast<std::int64_t>(kept.size()) + block.end - block.begin > held) continue;
+      if (block.votes == 0 && !block.newest) continue;
+      kept.insert(kept.end(), moment.cached.begin() + block.begin, moment.cached.begin() + block.end);
+    }
+    std::sort(kept.begin(), kept.end());
+    return kept;
+  }
+
+  int size_;
+};
+
+}  // namespace
+
+const PolicyWrapper& block_wrapper() {
+  static const PolicyWrapper wrapper = {
+      .name = "block",
+      .idea =
+          "Kept sets in whole blocks of neighbouring positions, as a paged cache frees memory: the blocks in which the "
+          "policy "
+          "holds most tokens, as many as fit into what it holds (at least one), ties to the lowest; the block of the newest "
+          "token stays. 1 is no constraint.",
+      .parameters = {integer_parameter("block", "slots of a block; 16, 32 and 256 are usual", 1, 65536,
+                                       {{wrapper_default, "1"}})},
+      .wrap = [](const PolicySpec& spec, std::unique_ptr<Policy> inner, const std::string&) -> std::unique_ptr<Policy> {
+        return std::make_unique<BlockPolicy>(std::move(inner), spec.values.integer("block"));
+      },
+  };
+  return wrapper;
+}
+
+}  // namespace kvreplay

@@ -1,0 +1,30 @@
+#include "core/policy/wrappers/timeline.h"
+
+#include <algorithm>
+
+namespace kvreplay {
+
+std::vector<std::int32_t> replay_timeline(const LayerWorkspace& layer,
+                                          const std::function<std::vector<std::int32_t>(const Moment&)>& keep) {
+  std::vector<std::int32_t> evicted_at(static_cast<std::size_t>(layer.tokens()), -1);
+  Moment moment;
+  for (std::int64_t i = layer.first_candidate(); i < layer.prompt(); ++i)
+    moment.cached.push_back(static_cast<std::int32_t>(i));
+  for (; moment.step <= layer.loaded().steps(); ++moment.step) {
+    if (moment.step > 0) {
+      const std::int64_t position = layer.prompt() + moment.step - 1;
+      const auto low = layer.loaded().first_visible(position);
+      moment.cached.erase(moment.cached.begin(), std::lower_bound(moment.cached.begin(), moment.cached.end(), low));
+      moment.cached.push_back(static_cast<std::int32_t>(position));
+    }
+    const std::vector<std::int32_t> kept = keep(moment);
+    if (kept.size() == moment.cached.size()) continue;
+    for (const auto position : moment.cached)
+      if (!std::binary_search(kept.begin(), kept.end(), position))
+        evicted_at[static_cast<std::size_t>(position)] = static_cast<std::int32_t>(moment.step);
+    moment.cached = kept;
+  }
+  return evicted_at;
+}
+
+}  // namespace kvreplay

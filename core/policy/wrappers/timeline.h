@@ -1,0 +1,26 @@
+// The history of one stored head's cache, read off evicted_at: what it held after each step.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "core/policy/layer_workspace.h"
+
+namespace kvreplay {
+
+// One moment at which something may be evicted: 0 when the prompt ended, s after decode step s.
+struct Moment {
+  std::int64_t step = 0;
+  std::vector<std::int32_t> cached;  // what this head still holds before the eviction, the newest token included; ascending
+};
+
+// Builds a row of evicted_at [T] by asking `keep` after the prompt and after every step which of the cached tokens stay.
+// Tokens that the layer's sliding window no longer shows leave the cache without being evicted.
+std::vector<std::int32_t> replay_timeline(const LayerWorkspace& layer,
+                                          const std::function<std::vector<std::int32_t>(const Moment&)>& keep);
+
+// Held after `step` by a policy whose row of evicted_at this is.
+inline bool holds(std::int32_t evicted_at, std::int64_t step) { return evicted_at < 0 || evicted_at > step; }
+
+}  // namespace kvreplay
