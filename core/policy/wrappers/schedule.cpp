@@ -111,6 +111,15 @@ int interval(const std::string& owner, const std::string& text) {
               "it takes prompt, or every:n with n decode steps between evictions");
 }
 
+Parameter schedule_parameter() {
+  Parameter parameter;
+  parameter.key = "schedule";
+  parameter.type = ParameterType::text;
+  parameter.doc = "when to evict: prompt, or every:n decode steps (every:64)";
+  parameter.defaults = {{wrapper_default, "prompt"}};
+  return parameter;
+}
+
 }  // namespace
 
 const PolicyWrapper& schedule_wrapper() {
@@ -122,11 +131,7 @@ const PolicyWrapper& schedule_wrapper() {
           "on what the cache then holds: its last W tokens and their queries are the window. Heads that were given "
           "different "
           "budgets when the prompt ended keep them. Between two evictions generated tokens are appended.",
-      .parameters = {{.key = "schedule",
-                      .type = ParameterType::text,
-                      .doc = "when to evict: prompt, or every:n decode steps (every:64)",
-                      .choices = {},
-                      .defaults = {{wrapper_default, "prompt"}}},
+      .parameters = {schedule_parameter(),
                      integer_parameter("target", "tokens left after an eviction while decoding; 0: the budget", 0, 16777216,
                                        {{wrapper_default, "0"}})},
       .wrap = [](const PolicySpec& spec, std::unique_ptr<Policy> inner,
