@@ -85,4 +85,26 @@ std::string explain_policy_as_markdown(const PolicyDescription& policy) {
   return out;
 }
 
+std::string explain_wrapper(const PolicyWrapper& wrapper) {
+  std::string out = wrapper.name + " (around any policy)\n\n" + field("idea", wrapper.idea) + "\nparameters\n";
+  for (const Parameter& parameter : wrapper.parameters)
+    out += "  " + parameter.key + " = " + parameter.defaults.at(wrapper_default) + "\n      " +
+           wrapped(parameter.doc + "; " + parameter.allowed(), 6) + "\n";
+  return out;
+}
+
+std::string explain_wrappers_as_markdown() {
+  std::string out =
+      "## Around any policy\n\nThese keys go with every policy, for example `snapkv:schedule=every:64,merge=pivot`. Those "
+      "that are "
+      "switched on are applied in the order of the table, the first innermost.\n\n"
+      "| parameter | default | allowed | meaning | what it does |\n| --- | --- | --- | --- | --- |\n";
+  for (const PolicyWrapper* wrapper : wrapper_registry())
+    for (const Parameter& parameter : wrapper->parameters)
+      out += "| `" + parameter.key + "` | " + parameter.defaults.at(wrapper_default) + " | " + escaped(parameter.allowed()) +
+             " | " + escaped(parameter.doc) + " | " +
+             (&parameter == &wrapper->parameters.front() ? escaped(wrapper->idea) : "") + " |\n";
+  return out;
+}
+
 }  // namespace kvreplay

@@ -38,6 +38,10 @@ class LayerWorkspace {
         wants_scores_(wants_scores),
         across_layers_(std::move(across_layers)) {}
 
+  // The same layer through another backend (one that rounds); nothing computed is shared with `other`.
+  LayerWorkspace(LayerWorkspace& other, Backend& backend, std::shared_ptr<SharedValues> across_layers)
+      : backend_(backend), loaded_(other.loaded_), across_layers_(std::move(across_layers)) {}
+
   Backend& backend() { return backend_; }
   const LoadedLayer& loaded() const { return *loaded_; }
   const Trace& trace() const { return *loaded_->trace; }
@@ -78,7 +82,7 @@ class LayerWorkspace {
  private:
   Backend& backend_;
   std::shared_ptr<LoadedLayer> loaded_;
-  bool wants_scores_;
+  bool wants_scores_ = false;
   SharedValues shared_;
   std::vector<std::string> remarks_;
   std::shared_ptr<SharedValues> across_layers_;

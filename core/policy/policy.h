@@ -54,6 +54,8 @@ class Policy {
   virtual bool evicts_while_decoding() const { return false; }
   // May fill LayerEvictions::changes: metrics that are identities of unchanged rows are then left out.
   virtual bool changes_rows() const { return false; }
+  // Turns kept keys to their slots: position_mode "compacted" in a results file.
+  virtual bool compacts_positions() const { return false; }
   // budget: tokens per stored head when the prompt ends, at least minimum_budget() or at least the layer's candidates.
   virtual LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const = 0;
 };

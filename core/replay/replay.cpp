@@ -329,6 +329,7 @@ class Replay {
     info.full_cache_bytes = full_cache_bytes(trace_);
     info.peak_cache_bytes = run.account.peak_cache_bytes();
     info.kept_sha256 = run.account.kept_sha256();
+    info.position_mode = run.policy->compacts_positions() ? "compacted" : "original";
     info.granularity = granularity_name(run.policy->granularity());
     info.trace = trace_.path();
     info.trace_sha256 = identity_;

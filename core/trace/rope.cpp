@@ -176,6 +176,15 @@ Rotation Rope::inverse(std::int64_t position) const {
   return {std::move(cosine), std::move(sine), interleaved_};
 }
 
+Rotation Rope::relative(std::int64_t by) const {
+  std::vector<double> cosine, sine;
+  for (const double f : frequencies_.frequency) {
+    cosine.push_back(std::cos(static_cast<double>(by) * f));
+    sine.push_back(std::sin(static_cast<double>(by) * f));
+  }
+  return {std::move(cosine), std::move(sine), interleaved_};
+}
+
 Rotation Rope::mean(std::int64_t first, std::int64_t count) const {
   std::vector<double> cosine, sine;
   for (const double f : frequencies_.frequency) {

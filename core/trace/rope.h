@@ -65,6 +65,8 @@ class Rope {
 
   Rotation at(std::int64_t position) const { return mean(position, 1); }
   Rotation inverse(std::int64_t position) const;
+  // From one position to another `by` further on, for what is rotated already: without the magnitude.
+  Rotation relative(std::int64_t by) const;
   // The mean of the rotations of `count` positions from `first` on: no rotation, but as linear.
   Rotation mean(std::int64_t first, std::int64_t count) const;
 

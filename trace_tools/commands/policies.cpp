@@ -59,6 +59,11 @@ class PoliciesCommand final : public Command {
     const bool one = call.values.count("explain") != 0;
     if (one) {
       const std::string text = call.values["explain"].as<std::string>();
+      for (const PolicyWrapper* wrapper : wrapper_registry())
+        if (wrapper->name == text) {
+          std::printf("%s", explain_wrapper(*wrapper).c_str());
+          return 0;
+        }
       chosen = {&find_policy(text.substr(0, text.find_first_of("@:")))};
     }
     if (call.json) {
@@ -68,6 +73,7 @@ class PoliciesCommand final : public Command {
     } else if (call.values.count("markdown") != 0) {
       if (!one) std::printf("%s", page_head);
       for (const auto* policy : chosen) std::printf("%s\n", explain_policy_as_markdown(*policy).c_str());
+      if (!one) std::printf("%s", explain_wrappers_as_markdown().c_str());
     } else if (one) {
       std::printf("%s", explain_policy(*chosen.front()).c_str());
     } else {
@@ -77,6 +83,10 @@ class PoliciesCommand final : public Command {
         std::printf("%-17s %s\n%-17s   variants: %s\n", policy->name.c_str(), policy->idea.c_str(), "",
                     join(variants, ", ").c_str());
       }
+      std::printf("\nAround any policy:\n");
+      for (const PolicyWrapper* wrapper : wrapper_registry())
+        for (const Parameter& parameter : wrapper->parameters)
+          std::printf("  %-15s %s\n", parameter.key.c_str(), parameter.doc.c_str());
       std::printf("\n`kvreplay policies --explain NAME` tells more about one.\n");
     }
     return 0;

@@ -14,6 +14,7 @@ class PerStepH2O final : public Policy {
  public:
   // heavy = recent = 0: recent is half of the budget, rounded down, heavy the rest.
   PerStepH2O(int heavy, int recent, Grouping grouping) : heavy_(heavy), recent_(recent), grouping_(grouping) {}
+  bool evicts_while_decoding() const override { return true; }
   Granularity granularity() const override { return grouping_.granularity; }
   std::int64_t fixed_budget() const override { return heavy_ + recent_; }
 

@@ -15,6 +15,7 @@ namespace {
 class PruningPolicy final : public Policy {
  public:
   PruningPolicy(double keep_ratio, int prune_after) : keep_ratio_(keep_ratio), prune_after_(prune_after) {}
+  bool evicts_while_decoding() const override { return true; }
   Granularity granularity() const override { return Granularity::kv_head; }
   std::int64_t fixed_budget() const override { return static_cast<std::int64_t>(std::ceil(keep_ratio_ * prune_after_)); }
 

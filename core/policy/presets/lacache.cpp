@@ -115,6 +115,7 @@ class PublishedLaCache final : public Policy {
  public:
   PublishedLaCache(int start, int size, int span, int overlap)
       : start_(start), size_(size), span_(span), overlap_(overlap) {}
+  bool evicts_while_decoding() const override { return true; }
   Granularity granularity() const override { return Granularity::layer; }
   std::int64_t fixed_budget() const override { return size_; }
 
@@ -150,6 +151,7 @@ class PublishedLaCache final : public Policy {
 class LaCachePolicy final : public Policy {
  public:
   LaCachePolicy(int start, int span, int overlap) : start_(start), span_(span), overlap_(overlap) {}
+  bool evicts_while_decoding() const override { return true; }
   Granularity granularity() const override { return Granularity::layer; }
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {

@@ -20,6 +20,7 @@ struct RecursiveSettings {
 class RecursiveLagPolicy final : public Policy {
  public:
   explicit RecursiveLagPolicy(RecursiveSettings settings) : settings_(settings) {}
+  bool evicts_while_decoding() const override { return true; }
   Granularity granularity() const override { return Granularity::kv_head; }
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t) const override {

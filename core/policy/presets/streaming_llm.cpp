@@ -13,6 +13,7 @@ class StreamingPolicy final : public Policy {
  public:
   // window 0: the rest of the budget.
   StreamingPolicy(int sinks, int window) : sinks_(sinks), window_(window) {}
+  bool evicts_while_decoding() const override { return true; }
   Granularity granularity() const override { return Granularity::layer; }
   std::int64_t minimum_budget() const override { return std::max<std::int64_t>(1, sinks_); }
   std::int64_t fixed_budget() const override { return window_ > 0 ? sinks_ + window_ : 0; }

@@ -10,6 +10,7 @@ namespace {
 
 class TovaPolicy final : public Policy {
  public:
+  bool evicts_while_decoding() const override { return true; }
   Granularity granularity() const override { return Granularity::layer; }
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {

@@ -9,6 +9,7 @@ namespace {
 class MaskedH2O final : public Policy {
  public:
   MaskedH2O(int heavy, int recent, Grouping grouping) : heavy_(heavy), recent_(recent), grouping_(grouping) {}
+  bool evicts_while_decoding() const override { return true; }
   Granularity granularity() const override { return grouping_.granularity; }
   std::int64_t fixed_budget() const override { return heavy_ + recent_; }
 

@@ -8,6 +8,7 @@
 #include "core/base/parallel.h"
 #include "core/kernels/kernels.h"
 #include "core/policy/stages/stages.h"
+#include "core/policy/wrappers/timeline.h"
 #include "core/policy/wrappers/wrapper.h"
 
 namespace kvreplay {
@@ -162,21 +163,6 @@ class MergedPolicy : public WrappedPolicy {
       changes.rows.push_back(
           {static_cast<std::int32_t>(step), head, kept[k], changes.store(new_key), changes.store(new_value)});
     }
-  }
-
-  static CacheChanges joined(const std::vector<CacheChanges>& parts, std::int64_t heads, std::int64_t dim) {
-    CacheChanges all{heads, dim, {}, {}};
-    for (const CacheChanges& part : parts) {
-      const std::int64_t offset = static_cast<std::int64_t>(all.storage.size()) / dim;
-      for (CacheChanges::Row row : part.rows) {
-        row.key += offset;
-        row.value += offset;
-        all.rows.push_back(row);
-      }
-      all.storage.insert(all.storage.end(), part.storage.begin(), part.storage.end());
-    }
-    std::stable_sort(all.rows.begin(), all.rows.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
-    return all;
   }
 
   Weighting weighting_;

@@ -82,6 +82,7 @@ class ScheduledPolicy final : public WrappedPolicy {
     const auto trace = retained_layer(layer, {granularity(), first_head, held});
     LayerWorkspace view(*trace, layer.layer(), layer.backend());
     const LayerEvictions again = inner().evict(view, target);
+    for (const std::string& remark : view.take_remarks()) layer.remark(remark);
     for (std::size_t h = 0; h < held.size(); ++h) {
       std::vector<std::int32_t> kept;
       for (std::size_t slot = 0; slot < held[h].size(); ++slot) {

@@ -27,4 +27,19 @@ std::vector<std::int32_t> replay_timeline(const LayerWorkspace& layer,
   return evicted_at;
 }
 
+CacheChanges joined(const std::vector<CacheChanges>& by_head, std::int64_t heads, std::int64_t dim) {
+  CacheChanges all{heads, dim, {}, {}};
+  for (const CacheChanges& part : by_head) {
+    const std::int64_t offset = static_cast<std::int64_t>(all.storage.size()) / dim;
+    for (CacheChanges::Row row : part.rows) {
+      if (row.key >= 0) row.key += offset;
+      if (row.value >= 0) row.value += offset;
+      all.rows.push_back(row);
+    }
+    all.storage.insert(all.storage.end(), part.storage.begin(), part.storage.end());
+  }
+  std::stable_sort(all.rows.begin(), all.rows.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
+  return all;
+}
+
 }  // namespace kvreplay

@@ -20,6 +20,9 @@ struct Moment {
 std::vector<std::int32_t> replay_timeline(const LayerWorkspace& layer,
                                           const std::function<std::vector<std::int32_t>(const Moment&)>& keep);
 
+// The changes of single heads as those of the layer, by step.
+CacheChanges joined(const std::vector<CacheChanges>& by_head, std::int64_t heads, std::int64_t dim);
+
 // Held after `step` by a policy whose row of evicted_at this is.
 inline bool holds(std::int32_t evicted_at, std::int64_t step) { return evicted_at < 0 || evicted_at > step; }
 

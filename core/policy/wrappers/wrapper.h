@@ -34,8 +34,6 @@ const std::vector<const PolicyWrapper*>& wrapper_registry();
 // The parameter and its wrapper's parameters are looked up by key; null when no wrapper has it.
 const Parameter* find_wrapper_parameter(const std::string& key);
 
-std::string explain_wrapper(const PolicyWrapper& wrapper);
-
 // A policy around another one: everything but evict() is the inner one's.
 class WrappedPolicy : public Policy {
  public:
@@ -45,6 +43,7 @@ class WrappedPolicy : public Policy {
   std::int64_t fixed_budget() const override { return inner_->fixed_budget(); }
   bool evicts_while_decoding() const override { return inner_->evicts_while_decoding(); }
   bool changes_rows() const override { return inner_->changes_rows(); }
+  bool compacts_positions() const override { return inner_->compacts_positions(); }
 
  protected:
   const Policy& inner() const { return *inner_; }
