@@ -435,15 +435,18 @@ TEST_P(AnyPolicyWrapped, KeepsTheRules) {
     EXPECT_TRUE(first.changes.empty() || make_policy(spec)->changes_rows()) << text;
     const Rows rows = rows_of(first.evicted_at);
     const bool changes_the_set = key.find("merge") != 0 && key.find("positions") != 0;
-    if (!changes_the_set) EXPECT_EQ(rows, own) << text << ": what is kept is the policy's";
+    if (!changes_the_set) {
+      EXPECT_EQ(rows, own) << text << ": what is kept is the policy's";
+    }
     // No wrapper holds more than the policy itself after the prompt, heads together (a block may be all there is).
     std::int64_t held = 0, allowed = 0;
     for (const auto& row : rows)
       held += std::count_if(row.begin(), row.begin() + shape.prompt, [](int at) { return at != 0; });
     for (const auto& row : own)
       allowed += std::count_if(row.begin(), row.begin() + shape.prompt, [](int at) { return at != 0; });
-    if (key != "append_only=true" && key != "score_dtype=fp16")
+    if (key != "append_only=true" && key != "score_dtype=fp16") {
       EXPECT_LE(held * static_cast<std::int64_t>(own.size()), allowed * static_cast<std::int64_t>(rows.size())) << text;
+    }
     if (plain.find(':') != std::string::npos) continue;  // sizes of its own
     const LayerEvictions full = evictions_of(contents, text, everything);
     EXPECT_EQ(std::count(full.evicted_at.flat().begin(), full.evicted_at.flat().end(), -1), full.evicted_at.size()) << text;
