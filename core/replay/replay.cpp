@@ -298,6 +298,7 @@ class Replay {
 
   static void apply_edit(const LayerWorkspace& workspace, Run& run, LayerEvictions& evictions) {
     if (run.edit->touches(workspace.layer())) run.changed += run.edit->apply(workspace.loaded(), evictions.evicted_at);
+  }
 
   // Identities of rows as recorded are absent where the policy merges or turns rows.
   static bool is_measured(const Policy& policy, const Metric& metric) {
