@@ -114,6 +114,8 @@ class Rules {
   }
 
   void string() {
+    const auto& all = policy_registry();
+    if (std::find(all.begin(), all.end(), spec_.description) == all.end()) return;
     for (const std::string& text : {spec_.text(), spec_.label()})
       if (parse_policy(text).text() != spec_.text()) fails("\"" + text + "\" makes " + parse_policy(text).text());
   }
@@ -196,7 +198,10 @@ class Rules {
 }  // namespace
 
 std::vector<std::string> broken_rules(const std::string& policy, const ConformanceOptions& options) {
-  const PolicySpec spec = parse_policy(policy);
+  return broken_rules(parse_policy(policy), options);
+}
+
+std::vector<std::string> broken_rules(const PolicySpec& spec, const ConformanceOptions& options) {
   return Rules(spec, options).broken();
 }
 

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "core/policy/policy.h"
+
 namespace kvreplay {
 
 struct ConformanceOptions {
@@ -28,5 +30,7 @@ struct ConformanceOptions {
 //   window      tokens that a sliding window has taken are left alone
 // An Error that the policy throws is a broken rule too. Throws Error when the string is no policy.
 std::vector<std::string> broken_rules(const std::string& policy, const ConformanceOptions& options = {});
+// The same for a policy that need not be registered; one that is not has no string to keep the first rule with.
+std::vector<std::string> broken_rules(const PolicySpec& spec, const ConformanceOptions& options = {});
 
 }  // namespace kvreplay
