@@ -199,6 +199,9 @@ class Replay {
   }
 
   void enlist(Run run) {
+    if (request_.worth > 0 && run.policy->changes_rows())
+      throw Error("--worth", run.spec->label() + " changes keys or values beside evicting, so no token returns as it was",
+                  "leave the policy out, or --worth");
     for (const Metric* metric : metrics_) run.totals.emplace_back(*metric, model_.num_query_heads);
     run.index = results_.add_run(layout_of(*run.policy));
     runs_.push_back(std::move(run));

@@ -59,6 +59,7 @@ class ScopedTrace final : public Trace {
   const std::vector<std::int32_t>& token_ids() const override { return trace_.token_ids(); }
   const std::vector<std::int32_t>& query_positions() const override { return queries_.positions; }
   const std::vector<std::int32_t>& attention_positions() const override { return attention_.positions; }
+  std::int64_t text_position(int kv_head, std::int64_t slot) const override { return trace_.text_position(kv_head, slot); }
   const std::vector<TextSpan>& spans() const override { return trace_.spans(); }
   std::vector<std::string> token_texts() const override { return trace_.token_texts(); }
   std::vector<float> nll() const override { return trace_.nll(); }

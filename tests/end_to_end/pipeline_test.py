@@ -163,6 +163,14 @@ class Pipeline(EndToEndTest):
         self.fails(1, ["--restore", "keeps this token"], *base, "--restore", f"0:{PROMPT - 1}")
         self.fails(1, ["--drop", "LAYER:HEAD:TOKEN"], *base, "--drop", "5")
 
+    def test_stability_in_half_precision(self):
+        trace, out = self.capture(), self.path("results.h5")
+        command = ["replay", trace, "--policy=snapkv:window=8", "--policy=full", "--budget=40", "--out", out, "--stability"]
+        summary = self.json_of(*command)["runs"][0]["summary"]
+        for name in ("kept_overlap_fp16", "kept_jaccard_fp16"):
+            self.assertTrue(0 < summary[f"{name}_worst"] <= summary[name] <= 1, summary)
+        self.assertRegex(self.succeeds(*command), r"(?m)^policy .* same in fp16 +worst head$")
+
     def test_equal_bytes(self):
         trace = self.capture()
         policies = ("snapkv:window=8", "snapkv@released:window=8", "pyramidkv@released:window=8", "full")

@@ -59,7 +59,8 @@ PolicyDescription description_of(const std::string& name, Fault fault) {
 
 std::vector<std::string> broken_by(Fault fault, const ConformanceOptions& options = {}) {
   const PolicyDescription description = description_of("faulty", fault);
-  return broken_rules(PolicySpec{&description, "paper", {}, {}}, options);
+  // With the keys that every policy has, at their defaults.
+  return broken_rules(PolicySpec{&description, "paper", parse_policy("full").values, {}}, options);
 }
 
 TEST(Conformance, APolicyThatKeepsTheRulesBreaksNone) {

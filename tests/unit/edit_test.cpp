@@ -148,6 +148,20 @@ TEST(TokenWorthTable, IsWhatRealRestorationsMeasure) {
     }
 }
 
+TEST(TokenWorthTable, IsRefusedWhereRowsChange) {
+  const Folder folder;
+  ReplayRequest request;
+  request.worth = 1;
+  request.on_worth = [](int, const TokenWorth&) {};
+  try {
+    run(folder, reference::random_contents(two_layers()), {"snapkv:merge=pivot"}, {"40"}, request);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("--worth: snapkv:merge=pivot changes keys or values"), std::string::npos)
+        << error.what();
+  }
+}
+
 // No evicted token does better than the first of the table.
 TEST(TokenWorthTable, TheFirstIsTheBestOfAll) {
   const Folder folder;

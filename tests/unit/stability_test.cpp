@@ -37,7 +37,6 @@ TEST(Stability, SharesAreOverTheKeptPromptTokensAndTheWorstHeadIsApart) {
 }
 
 TEST(Stability, IsThatOfThePolicyWithHalfPrecisionScores) {
-  if (half_precision_form(parse_policy("snapkv")) == nullptr) GTEST_SKIP() << "no policy has the key score_dtype";
   const Folder folder;
   Shape shape = two_layers();
   shape.prompt = 400;
