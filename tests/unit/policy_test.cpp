@@ -219,6 +219,7 @@ bool keeps_its_budget(const std::string& name) {
       "adakv@released",                                            //
       "knorm@released",   "knorm@original",                        //
       "lacache@original", "h2o@original_mask",                     //
+      "cam@kvpress",      "cam@original",                          //
       "headkv@released",  "headkv@factory",    "headkv@original",  //
       "lagkv@original",                                            //
       "chunkkv@kvpress",                                           //
