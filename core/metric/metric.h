@@ -24,8 +24,8 @@ struct MetricInfo {
   std::string doc;                // the definition in one or two sentences
   std::vector<std::string> axes;  // of {"layer", "query_head", "step", "region"}, in order
   Direction direction = Direction::lower_is_better;
-  bool logarithmic = false;  // spans decades: plot on a log axis
-  bool headline = false;     // has columns in the short tables of reports
+  bool logarithmic = false;     // spans decades: plot on a log axis
+  bool headline = false;        // has columns in the short tables of reports
   bool unchanged_rows = false;  // follows from keys and values as recorded: absent where a policy merges or turns them
 };
 

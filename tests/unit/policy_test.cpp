@@ -343,10 +343,11 @@ TEST(PolicyString, RefusalsNameThePolicyTheKeyAndWhatIsAllowed) {
   EXPECT_EQ(refusal("snapvk"), "--policy: unknown policy \"snapvk\"; did you mean \"snapkv\"?");
   EXPECT_EQ(refusal("tova@released"),
             "policy tova: has no variant \"released\"; it has paper, original, kvpress and derived");
-  EXPECT_EQ(refusal("snapkv:windw=3").find(
-                "policy snapkv@paper: has no parameter \"windw\"; it takes window, kernel, pooling, granularity, group, "
+  EXPECT_EQ(
+      refusal("snapkv:windw=3")
+          .find("policy snapkv@paper: has no parameter \"windw\"; it takes window, kernel, pooling, granularity, group, "
                 "allocation and beta; every policy takes "),
-            0U);
+      0U);
   EXPECT_EQ(
       refusal("snapkv:kernel=4"),
       "policy snapkv@paper: \"4\" is not allowed for \"kernel\"; it takes an odd integer, so that a window has a centre");
