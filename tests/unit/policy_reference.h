@@ -3,8 +3,10 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <set>
 #include <string>
@@ -28,7 +30,16 @@ inline Rows rows_of(const Tensor<std::int32_t, 2>& evicted_at) {
 
 // A table of heads for models of `layers` layers of four query heads, uneven enough that budgets differ. Returns its path.
 inline std::string head_table(int layers) {
-  const std::string path = testing::TempDir() + "kvreplay_heads_" + std::to_string(layers) + ".json";
+  struct Written {  // once a process, in files of its own: tests run side by side
+    std::set<std::string> paths;
+    ~Written() {
+      for (const auto& path : paths) std::remove(path.c_str());
+    }
+  };
+  static Written written;
+  const std::string path =
+      testing::TempDir() + "kvreplay_heads_" + std::to_string(getpid()) + "_" + std::to_string(layers) + ".json";
+  if (!written.paths.insert(path).second) return path;
   std::ofstream file(path);
   for (int l = 0; l < layers; ++l)
     for (int h = 0; h < 4; ++h)

@@ -134,7 +134,8 @@ TEST(PolicySteps, LaCacheRefusalsNameTheKeys) {
 struct WrittenTable {
   std::string path;
   explicit WrittenTable(const std::string& text) {
-    path = testing::TempDir() + "kvreplay_table_" + std::to_string(std::hash<std::string>{}(text)) + ".json";
+    path = testing::TempDir() + "kvreplay_table_" + std::to_string(getpid()) + "_" +
+           std::to_string(std::hash<std::string>{}(text)) + ".json";
     std::ofstream(path) << text;
   }
   ~WrittenTable() { std::filesystem::remove(path); }
