@@ -15,7 +15,7 @@ void LayerWorkspace::remark(const std::string& text) {
 
 const Tensor<float, 3>& LayerWorkspace::host(LayerDataset which) {
   using Stored = std::shared_ptr<const Tensor<float, 3>>;
-  return *shared<Stored>("host:" + std::string(layer_dataset_name(which)),
+  return *shared<Stored>("whole layer:" + std::string(layer_dataset_name(which)),
                          [&] { return std::make_shared<Tensor<float, 3>>(trace().read(layer(), which)); });
 }
 

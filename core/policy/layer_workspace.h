@@ -40,7 +40,10 @@ class LayerWorkspace {
 
   // The same layer through another backend (one that rounds); nothing computed is shared with `other`.
   LayerWorkspace(LayerWorkspace& other, Backend& backend, std::shared_ptr<SharedValues> across_layers)
-      : backend_(backend), loaded_(other.loaded_), across_layers_(std::move(across_layers)) {}
+      : backend_(backend),
+        loaded_(other.loaded_),
+        budgets_are_settled_(other.budgets_are_settled_),
+        across_layers_(std::move(across_layers)) {}
 
   Backend& backend() { return backend_; }
   const LoadedLayer& loaded() const { return *loaded_; }
@@ -66,8 +69,11 @@ class LayerWorkspace {
   const Value& shared_across_layers(const std::string& key, const std::function<Value()>& make) {
     return across_layers_->get<Value>(key, make);
   }
-  // A dataset of the layer on the host, read once.
+  // A dataset of the layer on the host, all of it, read once.
   const Tensor<float, 3>& host(LayerDataset which);
+  // In views of single heads whose budgets were divided earlier: what divides a budget among heads gives each all of it.
+  bool budgets_are_settled() const { return budgets_are_settled_; }
+  void settle_budgets() { budgets_are_settled_ = true; }
   // Attention rows of the last W prompt queries, shared by every policy with the same W.
   const AttentionRows& window_attention(int window);
 
@@ -82,7 +88,7 @@ class LayerWorkspace {
  private:
   Backend& backend_;
   std::shared_ptr<LoadedLayer> loaded_;
-  bool wants_scores_ = false;
+  bool wants_scores_ = false, budgets_are_settled_ = false;
   SharedValues shared_;
   std::vector<std::string> remarks_;
   std::shared_ptr<SharedValues> across_layers_;

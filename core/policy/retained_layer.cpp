@@ -69,16 +69,21 @@ std::unique_ptr<Trace> retained_layer(LayerWorkspace& layer, const RetainedHeads
       gather(layer.host(LayerDataset::value), kv_heads, retained.positions);
 
   const auto& recorded = layer.trace().query_positions();
-  std::vector<std::vector<std::int32_t>> query_rows(1);
-  for (std::int32_t slot = 0; slot < slots; ++slot) {
-    const std::int32_t position = retained.positions.front()[static_cast<std::size_t>(slot)];
-    const auto row = std::lower_bound(recorded.begin(), recorded.end(), position);
-    const bool same = std::all_of(retained.positions.begin(), retained.positions.end(),
-                                  [&](const auto& head) { return head[static_cast<std::size_t>(slot)] == position; });
-    if (!same || row == recorded.end() || *row != position) continue;
-    contents.query_positions.push_back(slot);
-    query_rows.front().push_back(static_cast<std::int32_t>(row - recorded.begin()));
+  const std::size_t sets = retained.positions.size();
+  std::vector<std::vector<std::int32_t>> rows(sets);  // of the recorded queries
+  for (std::size_t slot = 0; slot < static_cast<std::size_t>(slots); ++slot) {
+    std::vector<std::int32_t> found;
+    for (const auto& head : retained.positions) {
+      const auto row = std::lower_bound(recorded.begin(), recorded.end(), head[slot]);
+      if (row != recorded.end() && *row == head[slot]) found.push_back(static_cast<std::int32_t>(row - recorded.begin()));
+    }
+    if (found.size() < sets) continue;
+    contents.query_positions.push_back(static_cast<std::int32_t>(slot));
+    for (std::size_t h = 0; h < sets; ++h) rows[h].push_back(found[h]);
   }
+  std::vector<std::vector<std::int32_t>> query_rows;
+  for (std::size_t h = 0; h < query_heads.size(); ++h)
+    query_rows.push_back(rows[sets == 1 ? 0 : h / static_cast<std::size_t>(queries_each)]);
   contents.tensors[{layer.layer(), LayerDataset::query}] = gather(layer.host(LayerDataset::query), query_heads, query_rows);
   add_projections(layer, first_query_head, contents);
   return make_memory_trace(std::move(contents));

@@ -11,7 +11,7 @@ namespace kvreplay {
 
 // positions[h]: what stored head h holds, ascending; the same number for all. Stored heads are those of `granularity` (query
 // heads for query_head, else KV heads; one row stands for all KV heads under layer). The trace's prompt are the slots; the
-// queries are those of positions that every head holds in the same slot and that were recorded.
+// query of a slot is each head's own, for the slots whose queries were recorded for every head.
 struct RetainedHeads {
   Granularity granularity = Granularity::kv_head;
   int first_head = 0;  // of the stored heads that `positions` is about

@@ -20,6 +20,9 @@ class TableAllocation final : public Allocation {
 
   std::vector<std::int64_t> capacity(const AllocationContext& context) const override {
     const ModelInfo& model = context.layer.model();
+    if (context.layer.budgets_are_settled())
+      return std::vector<std::int64_t>(static_cast<std::size_t>(context.scores.dim(0)),
+                                       std::min(context.budget - context.window, context.scores.dim(1)));
     Tensor<double, 2> share = settings_.table.importance(model);
     double total = 0;
     for (const double s : share.flat()) total += s;

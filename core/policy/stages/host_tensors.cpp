@@ -21,11 +21,15 @@ const Tensor<float, 3>& candidate_rows(LayerWorkspace& layer, LayerDataset which
 
 Tensor<double, 3> unrotated(LayerWorkspace& layer, const Tensor<float, 3>& heads) {
   const Rope rope = Rope::of(layer.trace());
+  const std::int64_t sharing = heads.dim(0) / layer.loaded().num_kv_heads;
   Tensor<double, 3> out(heads.shape());
   parallel_for(heads.dim(1), 256, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const Rotation back = rope.inverse(layer.first_candidate() + i);
+      std::int64_t position = layer.trace().text_position(0, layer.first_candidate() + i);
+      Rotation back = rope.inverse(position);
       for (std::int64_t h = 0; h < heads.dim(0); ++h) {
+        const auto own = layer.trace().text_position(static_cast<int>(h / sharing), layer.first_candidate() + i);
+        if (own != position) back = rope.inverse(position = own);
         const auto from = heads.view()[h][i].flat();
         const auto to = out.view()[h][i].flat();
         std::copy(from.begin(), from.end(), to.begin());

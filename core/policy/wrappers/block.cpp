@@ -16,7 +16,7 @@ class BlockPolicy final : public WrappedPolicy {
     LayerEvictions result = inner().evict(layer, budget);
     for (std::int64_t h = 0; h < result.evicted_at.dim(0); ++h) {
       const std::vector<std::int32_t> own(&result.evicted_at(h, 0), &result.evicted_at(h, 0) + layer.tokens());
-      const auto row = replay_timeline(layer, [&](const Moment& moment) { return whole_blocks(moment, own); });
+      const auto row = replay_timeline(layer, [&](const Moment& moment) { return whole_blocks(layer, moment, own); });
       std::copy(row.begin(), row.end(), &result.evicted_at(h, 0));
     }
     return result;
@@ -29,20 +29,18 @@ class BlockPolicy final : public WrappedPolicy {
     bool newest = false;
   };
 
-  std::vector<std::int32_t> whole_blocks(const Moment& moment, const std::vector<std::int32_t>& own) const {
+  std::vector<std::int32_t> whole_blocks(const LayerWorkspace& layer, const Moment& moment,
+                                         const std::vector<std::int32_t>& own) const {
     std::vector<Block> blocks;
-    std::int64_t held = 0;
+    const std::int64_t held = held_after(layer, own.data(), moment.step);
+    if (held >= static_cast<std::int64_t>(moment.cached.size())) return moment.cached;
     for (std::size_t k = 0; k < moment.cached.size(); ++k) {
       const std::int32_t position = moment.cached[k];
       if (k == 0 || position / size_ != moment.cached[k - 1] / size_)
         blocks.push_back({static_cast<std::int64_t>(k), static_cast<std::int64_t>(k), 0, false});
       ++blocks.back().end;
-      if (holds(own[static_cast<std::size_t>(position)], moment.step)) {
-        ++blocks.back().votes;
-        ++held;
-      }
+      blocks.back().votes += holds(own[static_cast<std::size_t>(position)], moment.step) ? 1 : 0;
     }
-    if (held == static_cast<std::int64_t>(moment.cached.size())) return moment.cached;
     // The block that the engine is writing to stays, unless a block is a token: then a policy may drop its newest.
     blocks.back().newest = size_ > 1;
     std::stable_sort(blocks.begin(), blocks.end(),

@@ -35,12 +35,8 @@ class OneSetPolicy final : public WrappedPolicy {
  private:
   // Tokens held after a step by all heads together.
   static std::int64_t held(const LayerWorkspace& layer, const LayerEvictions& own, std::int64_t step) {
-    const std::int64_t end = layer.prompt() + step;
-    const std::int64_t begin =
-        step == 0 ? layer.first_candidate() : std::max(layer.first_candidate(), layer.loaded().first_visible(end - 1));
     std::int64_t count = 0;
-    for (std::int64_t h = 0; h < own.evicted_at.dim(0); ++h)
-      for (std::int64_t i = begin; i < end; ++i) count += holds(own.evicted_at(h, i), step) ? 1 : 0;
+    for (std::int64_t h = 0; h < own.evicted_at.dim(0); ++h) count += held_after(layer, &own.evicted_at(h, 0), step);
     return count;
   }
 

@@ -60,7 +60,7 @@ class ScheduledPolicy final : public WrappedPolicy {
   void shrink(LayerWorkspace& layer, std::int64_t step, std::int64_t budget, Cache& cache, LayerEvictions& result) const {
     const std::int64_t target = target_ > 0 ? target_ : budget;
     if (cache.share.empty()) {
-      cut(layer, step, target, 0, cache.held, result);
+      cut(layer, step, target, 0, true, cache.held, result);
       return;
     }
     // Heads that were given different budgets when the prompt ended keep them, each on its own.
@@ -70,17 +70,18 @@ class ScheduledPolicy final : public WrappedPolicy {
       const std::int64_t mean = total / static_cast<std::int64_t>(cache.held.size());
       const std::int64_t own = target_ > 0 ? target * cache.share[h] / std::max<std::int64_t>(1, mean) : cache.share[h];
       std::vector<std::vector<std::int32_t>> head = {std::move(cache.held[h])};
-      cut(layer, step, std::max(own, inner().minimum_budget()), static_cast<int>(h), head, result);
+      cut(layer, step, std::max(own, inner().minimum_budget()), static_cast<int>(h), false, head, result);
       cache.held[h] = std::move(head.front());
     }
   }
 
   // Lets the policy act on the slots of `held`, the sets of the stored heads from first_head on.
-  void cut(LayerWorkspace& layer, std::int64_t step, std::int64_t target, int first_head,
+  void cut(LayerWorkspace& layer, std::int64_t step, std::int64_t target, int first_head, bool cache_is_even,
            std::vector<std::vector<std::int32_t>>& held, LayerEvictions& result) const {
     if (held.front().empty() || target >= static_cast<std::int64_t>(held.front().size())) return;
     const auto trace = retained_layer(layer, {granularity(), first_head, held});
     LayerWorkspace view(*trace, layer.layer(), layer.backend());
+    if (!cache_is_even) view.settle_budgets();
     const LayerEvictions again = inner().evict(view, target);
     for (const std::string& remark : view.take_remarks()) layer.remark(remark);
     for (std::size_t h = 0; h < held.size(); ++h) {

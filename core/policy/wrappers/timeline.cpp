@@ -27,6 +27,13 @@ std::vector<std::int32_t> replay_timeline(const LayerWorkspace& layer,
   return evicted_at;
 }
 
+std::int64_t held_after(const LayerWorkspace& layer, const std::int32_t* evicted_at, std::int64_t step) {
+  const std::int64_t end = layer.prompt() + step;
+  const std::int64_t begin =
+      step == 0 ? layer.first_candidate() : std::max(layer.first_candidate(), layer.loaded().first_visible(end - 1));
+  return std::count_if(evicted_at + begin, evicted_at + end, [&](std::int32_t at) { return holds(at, step); });
+}
+
 CacheChanges joined(const std::vector<CacheChanges>& by_head, std::int64_t heads, std::int64_t dim) {
   CacheChanges all{heads, dim, {}, {}};
   for (const CacheChanges& part : by_head) {

@@ -26,4 +26,7 @@ CacheChanges joined(const std::vector<CacheChanges>& by_head, std::int64_t heads
 // Held after `step` by a policy whose row of evicted_at this is.
 inline bool holds(std::int32_t evicted_at, std::int64_t step) { return evicted_at < 0 || evicted_at > step; }
 
+// How many tokens such a row [T] holds after `step`, of those that the layer still shows.
+std::int64_t held_after(const LayerWorkspace& layer, const std::int32_t* evicted_at, std::int64_t step);
+
 }  // namespace kvreplay
