@@ -68,6 +68,13 @@ std::string make_manifest(const Engine& engine, const Tokenizer* tokenizer, cons
                                kernels::instruction_set();
   manifest["queries"] = selection_text(request.queries);
   manifest["attention"] = selection_text(request.attention);
+  if (request.repeat)
+    manifest["repeat_pass"] = {{"context", {request.repeat->context_begin, request.repeat->context_end}},
+                               {"chunk", request.repeat->chunk},
+                               {"first", request.repeat->first},
+                               {"next", request.repeat->next},
+                               {"postfix", request.repeat->postfix},
+                               {"suffix", request.repeat->suffix}};
   manifest["seed"] = nullptr;  // nothing is random
   manifest["program"] = program_version();
   manifest["command"] = request.command;
@@ -86,6 +93,10 @@ std::int64_t text_bytes(const Tokenizer& tokenizer, const CaptureRequest& reques
   std::int64_t bytes = request.generate > 0 ? request.generate * longest_token(tokenizer) : 0;
   for (const auto id : request.ids) bytes += static_cast<std::int64_t>(tokenizer.token_bytes(id).size());
   return bytes;
+}
+
+std::vector<std::int32_t> prompt_of(const CaptureRequest& request) {
+  return {request.ids.begin(), request.ids.begin() + request.prompt_length};
 }
 
 void check_request(const ModelConfig& config, const CaptureRequest& request) {
@@ -330,6 +341,7 @@ TraceLayout capture_layout(const Engine& engine, const Tokenizer* tokenizer, con
   layout.attention_type = layout.head_output_type = exact ? ElementType::float32 : ElementType::float16;
   layout.text_bytes = tokenizer != nullptr ? text_bytes(*tokenizer, request) : -1;
   layout.spans = request.spans;
+  if (request.repeat) layout.extension_bytes = repeat_bytes(repeat_readings(prompt_of(request), *request.repeat), layout);
   layout.manifest = make_manifest(engine, tokenizer, request, layout.model.weights_sha256);
   layout.created_by = program_version();
   layout.created_utc = utc_now();
@@ -352,7 +364,12 @@ CaptureResult capture(const Engine& engine, const Tokenizer* tokenizer, const Ca
   job.begin("capturing", static_cast<double>(layout.tokens), "tokens");
   CaptureObserver observer(writer, layout, tokenizer, std::move(known_ids), job);
   write_projections(engine, layout, writer);
-  Sequence sequence = engine.start(layout.tokens);
+  std::vector<RepeatReading> readings;
+  if (request.repeat) readings = repeat_readings(prompt_of(request), *request.repeat);
+  std::int64_t room = layout.tokens;
+  for (const RepeatReading& reading : readings)
+    room = std::max<std::int64_t>(room, request.prompt_length + std::ssize(reading.ids));
+  Sequence sequence = engine.start(room);
   const std::span<const std::int32_t> given(request.ids);
   const auto read = [&](std::span<const std::int32_t> ids) {
     const auto block = static_cast<std::size_t>(ReadOptions{}.block);
@@ -369,7 +386,10 @@ CaptureResult capture(const Engine& engine, const Tokenizer* tokenizer, const Ca
   result.generated = generate(engine, request, sequence, observer, job);
   result.generation_seconds = seconds_since(started);
   result.stopped_early = std::ssize(result.generated) < request.generate;
-  writer.finish(sequence.size());
+  const std::int64_t tokens = sequence.size();
+  if (request.repeat)
+    capture_repeat_pass(engine, sequence, request.prompt_length, *request.repeat, readings, layout, writer, job);
+  writer.finish(tokens);
   job.end();
   result.bytes = static_cast<std::int64_t>(std::filesystem::file_size(out));
   return result;

@@ -12,11 +12,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/base/job.h"
 #include "core/model/engine.h"
+#include "core/model/repeat_pass.h"
 #include "core/model/tokenizer.h"
 #include "core/trace/trace_writer.h"
 
@@ -47,6 +49,7 @@ struct CaptureRequest {
   ElementType dtype = ElementType::float16;  // of key, value, query, W_o. Attention and head outputs: float32 with float32
   std::vector<int> layers;                   // empty: all
   std::vector<TextSpan> spans;
+  std::optional<RepeatRequest> repeat;   // a second pass for KVzip
   std::string prompt_template = "none";  // for the manifest
   std::string command;
 };

@@ -81,6 +81,14 @@ std::int32_t Sequence::best_token() const {
   return static_cast<std::int32_t>(std::ranges::max_element(state_->logits) - state_->logits.begin());
 }
 
+void Sequence::rewind(std::int64_t tokens) {
+  if (tokens < 1 || tokens > state_->size)
+    throw Error("the sequence",
+                "has " + std::to_string(state_->size) + " tokens, and cannot go back to " + std::to_string(tokens));
+  state_->size = tokens;
+  state_->logits.clear();
+}
+
 struct Engine::State {
   ModelConfig config;
   WeightFiles files;

@@ -64,6 +64,9 @@ class Sequence {
   std::span<const float> logits() const;
   // The token with the largest logit; the lowest id of those that tie.
   std::int32_t best_token() const;
+  // Forgets all but the first `tokens` tokens, which must be at least 1 and at most size(). logits() are empty until more is
+  // read.
+  void rewind(std::int64_t tokens);
 
  private:
   friend class Engine;

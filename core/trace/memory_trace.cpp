@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/sha256.h"
@@ -61,12 +62,41 @@ class MemoryTrace final : public Trace {
   std::array<std::int64_t, 3> shape(int layer, LayerDataset which) const override { return find(layer, which).shape(); }
 
   Tensor<float, 3> read(int layer, LayerDataset which, IndexRange heads, IndexRange rows) const override {
-    const Tensor<float, 3>& tensor = find(layer, which);
+    return slice(find(layer, which), where(layer, which), heads, rows);
+  }
+
+  std::vector<std::string> extension_members(const std::string& group) const override {
+    std::set<std::string> names;
+    const std::string prefix = group + "/";
+    const auto add = [&](const std::string& node) {
+      if (node.starts_with(prefix)) names.insert(node.substr(prefix.size(), node.find('/', prefix.size()) - prefix.size()));
+    };
+    for (const auto& [node, tensor] : contents_.extensions) add(node);
+    for (const auto& [name, text] : contents_.extension_texts) add(name.first);
+    return {names.begin(), names.end()};
+  }
+  std::string extension_text(const std::string& node, const std::string& attribute) const override {
+    const auto found = contents_.extension_texts.find({node, attribute});
+    return found == contents_.extension_texts.end() ? std::string() : found->second;
+  }
+  std::optional<std::array<std::int64_t, 3>> extension_shape(const std::string& node) const override {
+    const auto found = contents_.extensions.find(node);
+    return found == contents_.extensions.end() ? std::nullopt : std::optional(found->second.shape());
+  }
+  Tensor<float, 3> read_extension(const std::string& node, IndexRange heads, IndexRange rows) const override {
+    const auto found = contents_.extensions.find(node);
+    if (found == contents_.extensions.end()) return Trace::read_extension(node, heads, rows);
+    return slice(found->second, path() + ":" + node, heads, rows);
+  }
+
+ private:
+  static Tensor<float, 3> slice(const Tensor<float, 3>& tensor, const std::string& where, IndexRange heads,
+                                IndexRange rows) {
     if (heads.end < 0) heads.end = tensor.dim(0);
     if (rows.end < 0) rows.end = tensor.dim(1);
     if (heads.begin < 0 || heads.begin > heads.end || heads.end > tensor.dim(0) || rows.begin < 0 || rows.begin > rows.end ||
         rows.end > tensor.dim(1))
-      throw Error(where(layer, which), "has fewer rows than were asked for");
+      throw Error(where, "has fewer rows than were asked for");
     Tensor<float, 3> out({heads.end - heads.begin, rows.end - rows.begin, tensor.dim(2)});
     for (std::int64_t h = 0; h < out.dim(0); ++h) {
       const float* from = &tensor(heads.begin + h, 0, 0) + rows.begin * tensor.dim(2);
@@ -75,7 +105,6 @@ class MemoryTrace final : public Trace {
     return out;
   }
 
- private:
   std::string where(int layer, LayerDataset which) const { return contents_.path + ":" + layer_dataset_node(layer, which); }
 
   const Tensor<float, 3>& find(int layer, LayerDataset which) const {

@@ -35,6 +35,9 @@ struct MemoryTraceContents {
   std::vector<std::vector<std::int32_t>> key_positions;
   // By the model's layer index. Shapes as in LayerDataset: [heads, rows, columns].
   std::map<std::pair<int, LayerDataset>, Tensor<float, 3>> tensors;
+  // Extensions: datasets by path ("/repeat_pass/000/query"), attributes by path and name.
+  std::map<std::string, Tensor<float, 3>> extensions;
+  std::map<std::pair<std::string, std::string>, std::string> extension_texts;
 };
 
 // Throws Error when a shape contradicts the model, or key, value or query of a layer is missing.

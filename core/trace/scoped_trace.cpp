@@ -65,6 +65,18 @@ class ScopedTrace final : public Trace {
   std::vector<float> nll() const override { return trace_.nll(); }
   std::string manifest() const override { return trace_.manifest(); }
   std::string identity() const override { return trace_.identity(); }
+  std::vector<std::string> extension_members(const std::string& group) const override {
+    return trace_.extension_members(group);
+  }
+  std::string extension_text(const std::string& node, const std::string& attribute) const override {
+    return trace_.extension_text(node, attribute);
+  }
+  std::optional<std::array<std::int64_t, 3>> extension_shape(const std::string& node) const override {
+    return trace_.extension_shape(node);
+  }
+  Tensor<float, 3> read_extension(const std::string& node, IndexRange heads, IndexRange rows) const override {
+    return trace_.read_extension(node, heads, rows);
+  }
 
   bool has(int layer, LayerDataset which) const override {
     const bool same_sum = queries_.all && scope_.prompt_length == trace_.prompt_length();

@@ -1,5 +1,7 @@
 #include "core/trace/trace.h"
 
+#include "core/base/error.h"
+
 namespace kvreplay {
 
 std::string_view layer_dataset_name(LayerDataset which) {
@@ -22,6 +24,10 @@ Error Trace::missing_query(std::int64_t position, const std::string& purpose) co
           "the query of position " + std::to_string(position) + " was not recorded, which " + purpose + " needs",
           position < prompt_length() ? "capture with --queries all, or a larger --queries window:W"
                                      : "capture with --queries all or window:W, which record every generated token"};
+}
+
+Tensor<float, 3> Trace::read_extension(const std::string& node, IndexRange, IndexRange) const {
+  throw Error(path() + ":" + node, "is not in this trace");
 }
 
 std::int64_t Trace::layer_bytes(int layer) const {

@@ -105,6 +105,16 @@ class Trace {
   // last 32 prompt queries". It says what would have recorded it, or what lets it be used.
   virtual Error missing_query(std::int64_t position, const std::string& purpose) const;
 
+  // Extensions: what a file holds beside these datasets, for those who know of it (data/trace-format.md lists them). None
+  // of it is checked when the file is opened; compare the shape before reading.
+  virtual std::vector<std::string> extension_members(const std::string& /*group*/) const { return {}; }  // names, ascending
+  // Text of an attribute; empty when the node or the attribute is absent or holds no text.
+  virtual std::string extension_text(const std::string& /*node*/, const std::string& /*attribute*/) const { return {}; }
+  // Of a dataset with three axes and one of the three element types; none when there is no such dataset.
+  virtual std::optional<std::array<std::int64_t, 3>> extension_shape(const std::string& /*node*/) const { return {}; }
+  // As read(). Throws Error when extension_shape() gives none.
+  virtual Tensor<float, 3> read_extension(const std::string& node, IndexRange heads = {}, IndexRange rows = {}) const;
+
   // Bytes of one layer's key, value and query as stored: the unit of the memory bound of a replay.
   std::int64_t layer_bytes(int layer) const;
 };

@@ -79,7 +79,41 @@ class FileTrace final : public Trace {
     return read_stored_tensor(*source_, tensor(layer, which), heads, rows);
   }
 
+  std::vector<std::string> extension_members(const std::string& group) const override {
+    if (source_->kind(group) != NodeKind::group) return {};
+    return source_->children(group);
+  }
+
+  std::string extension_text(const std::string& node, const std::string& attribute) const override {
+    if (const auto kind = source_->kind(node); kind != NodeKind::group && kind != NodeKind::dataset) return {};
+    const auto value = source_->attribute(node, attribute);
+    const std::string* text = value ? std::get_if<std::string>(&*value) : nullptr;
+    return text != nullptr ? *text : std::string();
+  }
+
+  std::optional<std::array<std::int64_t, 3>> extension_shape(const std::string& node) const override {
+    const auto stored = extension(node);
+    return stored ? std::optional(stored->shape) : std::nullopt;
+  }
+
+  Tensor<float, 3> read_extension(const std::string& node, IndexRange heads, IndexRange rows) const override {
+    const auto stored = extension(node);
+    if (!stored) return Trace::read_extension(node, heads, rows);
+    return read_stored_tensor(*source_, *stored, heads, rows);
+  }
+
  private:
+  std::optional<StoredTensor> extension(const std::string& node) const {
+    if (source_->kind(node) != NodeKind::dataset) return {};
+    DatasetInfo info = source_->dataset(node);
+    const auto type = info.element_type();
+    if (info.shape.size() != 3 || !type) return {};
+    // Nobody allocates memory for a shape that the file's bytes do not back.
+    if (!info.refusal.empty() || (info.filters.empty() && info.stored_bytes < info.logical_bytes())) return {};
+    const std::array<std::int64_t, 3> shape = {info.shape[0], info.shape[1], info.shape[2]};
+    return StoredTensor{node, *type, shape, std::move(info)};
+  }
+
   const LayerStructure& entry(int layer) const {
     const auto found = std::find(layers_.begin(), layers_.end(), layer);
     if (found == layers_.end())

@@ -83,6 +83,7 @@ std::int64_t TraceWriter::predicted_size(const TraceLayout& layout) {
   const hdf5::Guard guard;
   const TraceLayout full = checked_layout("trace", layout);
   std::int64_t bytes = skeleton_size(full);
+  bytes += full.extension_bytes;
   for (const auto& d : datasets_of(full)) bytes += d.chunks() * d.chunk_bytes() + index_size(d);
   return bytes;
 }
@@ -192,6 +193,14 @@ void TraceWriter::commit(std::int64_t tokens) {
   const hdf5::Guard guard;
   for (auto& d : s.datasets) s.flush(d);
   s.write_mark(tokens);
+}
+
+void TraceWriter::add_extension(const std::string& node, Tensor<float, 3> values) {
+  state_->extensions.emplace_back(node, std::move(values));
+}
+
+void TraceWriter::add_extension_text(const std::string& node, const std::string& attribute, const std::string& text) {
+  state_->extension_texts.push_back({node, attribute, text});
 }
 
 void TraceWriter::finish(std::int64_t tokens) {

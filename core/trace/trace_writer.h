@@ -41,7 +41,8 @@ struct TraceLayout {
   bool nll = true;
   std::int64_t text_bytes = -1;  // size of /tokens/text: exact when known, an upper bound for generated text; -1: no text
   std::vector<TextSpan> spans;
-  std::string manifest;  // JSON
+  std::int64_t extension_bytes = 0;  // of what add_extension() will be given, as stored
+  std::string manifest;              // JSON
   std::string created_by, created_utc, command;
 };
 
@@ -77,6 +78,11 @@ class TraceWriter {
   // All datasets hold everything of the first `tokens` tokens; flushed in the order that survives kill -9. Throws Error
   // when something was not appended, or the disk is full: what was committed before stays.
   void commit(std::int64_t tokens);
+  // Datasets [a, b, c] of the layout's tensor type, and attributes, beside those of the layout (data/trace-format.md,
+  // extensions). Kept in memory until finish(), which writes them outside single-writer mode: a kill in that moment leaves a
+  // file that may not open.
+  void add_extension(const std::string& node, Tensor<float, 3> values);
+  void add_extension_text(const std::string& node, const std::string& attribute, const std::string& text);
   // tokens: how many there are in the end (at most layout.tokens). Renames PATH.partial to PATH.
   void finish(std::int64_t tokens);
 

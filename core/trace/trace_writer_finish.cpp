@@ -10,13 +10,15 @@ namespace kvreplay {
 
 void TraceWriter::State::settle(std::int64_t tokens) {
   const bool short_text = layout.text_bytes >= 0 && text_written < std::max<std::int64_t>(1, layout.text_bytes);
-  if (tokens < layout.tokens || short_text) {
-    // Datasets can only be made smaller outside single-writer mode. A kill in these few milliseconds leaves a file whose
-    // sizes may be old or new; what is committed is in both.
+  const bool too_long = tokens < layout.tokens || short_text;
+  if (too_long || !extensions.empty() || !extension_texts.empty()) {
+    // Datasets can only be made smaller, or be added, outside single-writer mode. A kill in these few milliseconds leaves a
+    // file whose sizes may be old or new; what is committed is in both.
     close_file();
     const hdf5::Properties access = hdf5::file_access();
     file = hdf5::File(hdf5::check_id(H5Fopen(partial.c_str(), H5F_ACC_RDWR, access), partial, "cannot be reopened"));
-    shrink(tokens);
+    if (too_long) shrink(tokens);
+    write_extensions();
   }
   mark_complete();
   check_write(H5Fflush(file, H5F_SCOPE_GLOBAL), partial);
@@ -31,6 +33,27 @@ void TraceWriter::State::mark_complete() {
       hdf5::check_id(H5Aopen_by_name(file, "/", "complete", H5P_DEFAULT, H5P_DEFAULT), partial, "cannot be completed"));
   const int yes = 1;
   check_write(H5Awrite(attribute, H5T_NATIVE_INT, &yes), partial);
+}
+
+void TraceWriter::State::write_extensions() {
+  const hdf5::Properties links(H5Pcreate(H5P_LINK_CREATE));
+  H5Pset_create_intermediate_group(links, 1);
+  for (const auto& [node, values] : extensions) {
+    const std::string at = partial + ":" + node;
+    std::vector<std::byte> stored(static_cast<std::size_t>(values.size()) * element_size(layout.tensor_type));
+    from_float32(layout.tensor_type, values.data(), stored.data(), static_cast<std::size_t>(values.size()));
+    const std::vector<hsize_t> dims(values.shape().begin(), values.shape().end());
+    const hdf5::Space space(H5Screate_simple(3, dims.data(), nullptr));
+    const hdf5::Type type = hdf5::stored_type(layout.tensor_type);
+    const hdf5::Dataset id(hdf5::check_id(H5Dcreate2(file, node.c_str(), type, space, links, H5P_DEFAULT, H5P_DEFAULT), at,
+                                          "cannot be created"));
+    if (layout.tensor_type == ElementType::bfloat16) hdf5::write_attribute(id, at, "encoding", std::string_view("bfloat16"));
+    check_write(H5Dwrite(id, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, stored.data()), at);
+  }
+  for (const auto& [node, attribute, text] : extension_texts) {
+    const hdf5::Object id(hdf5::check_id(H5Oopen(file, node.c_str(), H5P_DEFAULT), partial + ":" + node, "is not there"));
+    hdf5::write_attribute(id, partial + ":" + node, attribute.c_str(), std::string_view(text));
+  }
 }
 
 void TraceWriter::State::shrink(std::int64_t tokens) {

@@ -40,6 +40,11 @@ struct TraceWriter::State {
   std::map<std::string, std::size_t> by_node;
   std::int64_t committed = 0;
   std::int64_t text_written = 0;  // bytes
+  std::vector<std::pair<std::string, Tensor<float, 3>>> extensions;
+  struct ExtensionText {
+    std::string node, attribute, text;
+  };
+  std::vector<ExtensionText> extension_texts;
   bool finished = false;
   // A write did not succeed: from then on nothing more goes into the file, so that it stays as it was.
   bool write_failed = false;
@@ -73,6 +78,7 @@ struct TraceWriter::State {
   // The end of a capture.
   void settle(std::int64_t tokens);
   void mark_complete();
+  void write_extensions();
   void shrink(std::int64_t tokens);
   void shrink_dataset(const ChunkedDataset& shape, const std::vector<std::int64_t>& wanted);
   void rewrite_list(const std::string& node, hid_t type, std::size_t count, const void* values);

@@ -221,7 +221,7 @@ bool keeps_its_budget(const std::string& name) {
       "lacache@original", "h2o@original_mask",                     //
       "cam@kvpress",      "cam@original",                          //
       "headkv@released",  "headkv@factory",    "headkv@original",  //
-      "lagkv@original",                                            //
+      "lagkv@original",   "kvzip@kvpress",     "kvzip@original",   //
       "chunkkv@kvpress",                                           //
   };
   return exceptions.count(name) == 0;

@@ -31,6 +31,25 @@ inline Tensor<float, 3> random_tensor(std::mt19937& random, std::int64_t a, std:
   return t;
 }
 
+// A second pass that repeats the prompt after its first 3 tokens in chunks of 40; requests of 2 tokens.
+inline void add_repeat_pass(MemoryTraceContents& contents, const Shape& shape) {
+  std::mt19937 random(shape.seed + 1000);
+  int rows = 0;
+  std::string chunks;
+  for (int begin = 3; begin < shape.prompt; begin += 40) {
+    const int end = std::min(begin + 40, shape.prompt), read = end - begin + 2;
+    chunks += (rows > 0 ? ",[" : "[") + std::to_string(begin) + "," + std::to_string(end) + "," + std::to_string(read) + "]";
+    rows += read;
+  }
+  contents.extension_texts[{"/repeat_pass", "layout"}] =
+      R"({"context_begin": 3, "context_end": )" + std::to_string(shape.prompt) + R"(, "chunks": [)" + chunks + "]}";
+  for (int l = 0; l < shape.layers; ++l) {
+    const std::string node = "/repeat_pass/00" + std::to_string(l);
+    contents.extensions[node + "/query"] = random_tensor(random, shape.query_heads, rows, shape.head_dim, 1);
+    contents.extensions[node + "/key"] = random_tensor(random, shape.kv_heads, rows, shape.head_dim, shape.sharpness);
+  }
+}
+
 inline MemoryTraceContents random_contents(const Shape& shape) {
   std::mt19937 random(shape.seed);
   MemoryTraceContents contents;
@@ -43,6 +62,8 @@ inline MemoryTraceContents random_contents(const Shape& shape) {
   model.head_dim = shape.head_dim;
   model.hidden_size = shape.hidden;
   model.attention_scale = 1 / std::sqrt(shape.head_dim);
+  model.rope_theta = 10000;
+  model.rope_layout = "half";
   if (shape.softcap > 0) model.logit_softcap = shape.softcap;
   const int tokens = shape.prompt + shape.steps;
   contents.prompt_length = shape.prompt;
@@ -60,6 +81,7 @@ inline MemoryTraceContents random_contents(const Shape& shape) {
     contents.tensors[{l, LayerDataset::output_projection}] =
         random_tensor(random, 1, shape.hidden, shape.query_heads * shape.head_dim, 0.3);
   }
+  add_repeat_pass(contents, shape);
   return contents;
 }
 

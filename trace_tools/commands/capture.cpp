@@ -146,6 +146,7 @@ class CaptureCommand final : public Command {
            "a capture that was cut off goes on with --resume. An existing T.h5 is replaced when the capture is done.\n"
            "\n"
            "  kvreplay capture --model models/m --prompt story.txt --generate 64 --out t.h5\n"
+           "  kvreplay capture --model models/m --prompt story.txt --repeat-pass --out t.h5\n"
            "  kvreplay capture --model models/m --ids ids.txt --prompt-length 1000 --queries window:64 --out t.h5\n";
   }
 
@@ -174,6 +175,13 @@ class CaptureCommand final : public Command {
     visible.add_options()(
         "spans", text("FILE"),
         "marked stretches of the text: JSON, [{\"start\": 0, \"end\": 12, \"label\": \"needle\"}, ...] in token positions");
+    visible.add_options()(
+        "repeat-pass",
+        "let the model read the context once more while it is asked to repeat it, and record that: for the "
+        "policy kvzip. The context is what is marked \"context\" (--spans), else the text without the chat "
+        "template or BOS");
+    visible.add_options()("repeat-chunk", options::value<std::int64_t>()->value_name("N")->default_value(2048),
+                          "tokens that it is asked to repeat at a time");
     visible.add_options()("out", text("T.h5"), "the trace to write");
     visible.add_options()("resume", "go on with T.h5.partial of a capture that was cut off");
   }
@@ -198,6 +206,7 @@ class CaptureCommand final : public Command {
     if (std::ssize(request.ids) + request.generate > engine.config().max_positions)
       call.job.warn("the model was made for " + std::to_string(engine.config().max_positions) + " positions; this is " +
                     std::to_string(std::ssize(request.ids) + request.generate));
+    if (call.values.count("repeat-pass") != 0) add_repeat_pass(call, directory, tokenizer.get(), request);
     Announcement announcement(out, call.json);
     const CaptureResult result =
         capture(engine, tokenizer.get(), request, out, call.values.count("resume") != 0, &announcement, call.job);
@@ -261,6 +270,43 @@ class CaptureCommand final : public Command {
     request.prompt_template = chat_family_name(form.family);
     for (const auto id : form.stop_tokens(tokenizer))
       if (std::ranges::find(request.stop_ids, id) == request.stop_ids.end()) request.stop_ids.push_back(id);
+  }
+
+  static void add_repeat_pass(const Invocation& call, const std::string& directory, const Tokenizer* tokenizer,
+                              CaptureRequest& request) {
+    if (tokenizer == nullptr)
+      throw Error("--repeat-pass", "needs a tokenizer, to ask the model", "add one to the model's directory");
+    RepeatRequest repeat = RepeatRequest::with_tokenizer(*tokenizer);
+    repeat.chunk = call.values["repeat-chunk"].as<std::int64_t>();
+    if (repeat.chunk < 1) throw Error("--repeat-chunk", "must be at least 1");
+    repeat.context_end = request.prompt_length;
+    const bool begins_with_bos = tokenizer->bos() && !request.ids.empty() && request.ids.front() == *tokenizer->bos();
+    repeat.context_begin = begins_with_bos && request.prompt_length > 1 ? 1 : 0;
+    if (call.values.count("chat") != 0) {
+      const ChatTemplate form = ChatTemplate::detect(directory, *tokenizer);
+      const auto [head, tail] = template_around(form, *tokenizer);
+      repeat.context_begin = std::ssize(head);
+      repeat.context_end = std::max<std::int64_t>(repeat.context_begin, std::ssize(request.ids) - std::ssize(tail));
+      repeat.suffix = tail;
+    } else {
+      repeat.suffix = tokenizer->encode("\n\n", false);
+    }
+    for (const TextSpan& span : request.spans)
+      if (span.label == "context") {
+        repeat.context_begin = span.start;
+        repeat.context_end = std::min<std::int64_t>(span.end, request.prompt_length);
+        break;
+      }
+    request.repeat = repeat;
+  }
+
+  // The ids that a chat template puts before and after the user's text: what two conversations have in common.
+  static std::pair<std::vector<std::int32_t>, std::vector<std::int32_t>> template_around(const ChatTemplate& form,
+                                                                                         const Tokenizer& tokenizer) {
+    const auto a = form.apply({{"user", "1"}}, tokenizer), b = form.apply({{"user", "x"}}, tokenizer);
+    const auto head = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first;
+    const auto tail = std::mismatch(a.rbegin(), a.rend() - (head - a.begin()), b.rbegin(), b.rend()).first;
+    return {{a.begin(), head}, {tail.base(), a.end()}};
   }
 
   static std::string generated_text(const Tokenizer* tokenizer, const CaptureResult& result) {

@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/base/parallel.h"
+#include "core/base/error.h"
 #include "core/trace/rope.h"
 
 namespace kvreplay {
 namespace {
 
 using Shared = std::shared_ptr<const Tensor<float, 3>>;
-using SharedDouble = std::shared_ptr<const Tensor<double, 3>>;
 
 const Tensor<float, 3>& candidate_rows(LayerWorkspace& layer, LayerDataset which, std::int64_t first_row) {
   return *layer.shared<Shared>("host:" + std::string(layer_dataset_name(which)), [&] {
@@ -19,25 +18,19 @@ const Tensor<float, 3>& candidate_rows(LayerWorkspace& layer, LayerDataset which
   });
 }
 
-Tensor<double, 3> unrotated(LayerWorkspace& layer, const Tensor<float, 3>& heads) {
-  const Rope rope = Rope::of(layer.trace());
-  const std::int64_t sharing = heads.dim(0) / layer.loaded().num_kv_heads;
-  Tensor<double, 3> out(heads.shape());
-  parallel_for(heads.dim(1), 256, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      std::int64_t position = layer.trace().text_position(0, layer.first_candidate() + i);
-      Rotation back = rope.inverse(position);
-      for (std::int64_t h = 0; h < heads.dim(0); ++h) {
-        const auto own = layer.trace().text_position(static_cast<int>(h / sharing), layer.first_candidate() + i);
-        if (own != position) back = rope.inverse(position = own);
-        const auto from = heads.view()[h][i].flat();
-        const auto to = out.view()[h][i].flat();
-        std::copy(from.begin(), from.end(), to.begin());
-        back.apply(to);
-      }
-    }
+struct RotationsBack {
+  Rope rope;
+  std::vector<Rotation> each;  // at the candidates' own positions: as large as one head
+};
+
+const RotationsBack& rotations_back(LayerWorkspace& layer) {
+  using SharedRotations = std::shared_ptr<const RotationsBack>;
+  return *layer.shared<SharedRotations>("host:rotations back", [&] {
+    RotationsBack back{Rope::of(layer.trace()), {}};
+    for (std::int64_t i = 0; i < layer.candidates(); ++i)
+      back.each.push_back(back.rope.inverse(layer.first_candidate() + i));
+    return std::make_shared<const RotationsBack>(std::move(back));
   });
-  return out;
 }
 
 }  // namespace
@@ -60,16 +53,19 @@ const Tensor<float, 3>& candidate_queries(LayerWorkspace& layer) {
   return candidate_rows(layer, LayerDataset::query, first - positions.begin());
 }
 
-const Tensor<double, 3>& unrotated_keys(LayerWorkspace& layer) {
-  return *layer.shared<SharedDouble>("host:key before RoPE", [&] {
-    return std::make_shared<const Tensor<double, 3>>(unrotated(layer, candidate_keys(layer)));
-  });
-}
+void prepare_before_rope(LayerWorkspace& layer) { rotations_back(layer); }
 
-const Tensor<double, 3>& unrotated_queries(LayerWorkspace& layer) {
-  return *layer.shared<SharedDouble>("host:query before RoPE", [&] {
-    return std::make_shared<const Tensor<double, 3>>(unrotated(layer, candidate_queries(layer)));
-  });
+Tensor<double, 2> before_rope(LayerWorkspace& layer, TensorView<const float, 2> head, std::int64_t kv_head) {
+  const RotationsBack& back = rotations_back(layer);
+  Tensor<double, 2> out({head.dim(0), head.dim(1)});
+  std::copy(head.flat().begin(), head.flat().end(), out.data());
+  for (std::size_t i = 0; i < back.each.size(); ++i) {
+    const std::int64_t slot = layer.first_candidate() + static_cast<std::int64_t>(i);
+    const std::int64_t position = layer.trace().text_position(static_cast<int>(kv_head), slot);
+    const auto row = out.view()[static_cast<std::int64_t>(i)].flat();
+    position == slot ? back.each[i].apply(row) : back.rope.inverse(position).apply(row);
+  }
+  return out;
 }
 
 Array upload_scores(LayerWorkspace& layer, const Tensor<double, 2>& scores) {
@@ -77,6 +73,16 @@ Array upload_scores(LayerWorkspace& layer, const Tensor<double, 2>& scores) {
   values.reserve(static_cast<std::size_t>(scores.size()));
   for (const double score : scores.flat()) values.push_back(static_cast<float>(score));
   return layer.backend().upload({scores.dim(0), scores.dim(1)}, values);
+}
+
+void standardize(Tensor<double, 2>& scores) {
+  constexpr double least_deviation = 1e-6;
+  const auto count = static_cast<double>(scores.size());
+  double mean = 0, squared = 0;
+  for (const double x : scores.flat()) mean += x / count;
+  for (const double x : scores.flat()) squared += (x - mean) * (x - mean);
+  const double deviation = std::max(std::sqrt(squared / (count - 1)), least_deviation);
+  for (double& x : scores.flat()) x = (x - mean) / deviation;
 }
 
 double length_of(std::span<const float> head) {
