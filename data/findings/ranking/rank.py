@@ -1,6 +1,7 @@
 """Captures the prompts, replays every policy in its forms, writes results.csv, runs.json and the tables of README.md."""
 
 import argparse
+import concurrent.futures
 import csv
 import datetime
 import json
@@ -33,7 +34,7 @@ PER_QUERY_HEAD = ("released", "derived")
 LEFT_OUT = {
     "full": "evicts nothing",
     "compose": "a free choice of parts, no policy of its own",
-    "oracle_output": "its search takes about a minute a prompt: `--policies` can name it",
+    "oracle_output": "its search takes half a minute a prompt: `--policies` can name it",
 }
 
 
@@ -46,7 +47,7 @@ def parse_arguments(arguments):
     add("--work", default=os.path.join(ROOT, "build/ranking"), metavar="DIR",
         help="for traces (50 MB a prompt; those that are there are used again) and results (default: build/ranking)")
     add("--out", default=HERE, metavar="DIR", help="where results.csv and the tables go (default: beside this script)")
-    add("--threads", type=int, metavar="N", help="of kvreplay (default: one per processor)")
+    add("--jobs", type=int, default=os.cpu_count(), metavar="N", help="prompts at a time (default: one per processor)")
     add("--tables", action="store_true", help="only write the tables anew, from results.csv")
     return parser.parse_args(arguments)
 
@@ -54,16 +55,15 @@ def parse_arguments(arguments):
 class Program:
     """kvreplay; a run that fails ends everything, with what it said."""
 
-    def __init__(self, path, threads):
+    def __init__(self, path):
         built = [os.path.join(ROOT, "build", preset, "bin/kvreplay") for preset in ("release", "dev")]
         found = [candidate for candidate in ([path] if path else built) if os.path.isfile(candidate)]
         if not found:
             sys.exit(f"{path or 'build/release/bin/kvreplay'}: there is no such program; build it, or name one")
         self.path = max(found, key=os.path.getmtime)
-        self.options = ["--threads", str(threads)] if threads else []
 
     def __call__(self, *arguments, may_fail=False):
-        done = subprocess.run([self.path, *arguments, *self.options], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run([self.path, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode != 0 and not may_fail:
             sys.exit(f"{' '.join([self.path, *arguments])}\n{done.stderr.strip()}")
         return done
@@ -163,6 +163,7 @@ def measured(results):
         if "evidence_recall" in run["metrics"]:
             values["evidence_recall"] = run["summary"].get("evidence_recall")
         values["cache_bytes"] = run["cache_bytes"]
+        values["first_token_kept"] = (run["evicted_at"][:, :, 0] == -1).mean()
         if run["preset"] in tables.BY_LAYER:
             values.update({f"output_error.layer{layer}": error for layer, error in enumerate(run["metrics"]["output_error"].mean(axis=1))})
         found.append((run, {measure: value for measure, value in values.items() if value is not None}))
@@ -172,7 +173,7 @@ def measured(results):
 def replay(program, trace, strings, measures, equal_bytes, results):
     """Replays, unless the same program has done just this: a ranking that was cut off goes on."""
     command = ["replay", trace, *(word for string in strings for word in ("--policy", string)), "--budget", ",".join(SHARES),
-               "--metrics", ",".join(measures), "--out", results, *(["--equal-bytes"] if equal_bytes else [])]
+               "--metrics", ",".join(measures), "--threads", "1", "--out", results, *(["--equal-bytes"] if equal_bytes else [])]
     done, made_by = results + ".json", {"command": command, "program": os.path.getmtime(program.path), "trace": os.path.getmtime(trace)}
     if os.path.exists(done) and os.path.exists(results):
         with open(done, encoding="utf-8") as file:
@@ -183,18 +184,41 @@ def replay(program, trace, strings, measures, equal_bytes, results):
         json.dump(made_by, file)
 
 
-def replay_all(program, runs, traces, with_needle, work):
-    """{(form, budget, policy, measure): {prompt: value}}."""
+def replay_prompt(program, runs, prompt, trace, measures, work):
+    """{(form, budget, policy): {measure: value}} of one prompt."""
+    found, exact = {}, {}  # how many budgets a policy meets with as many tokens as the budget names
+    for form, policies in runs.items():
+        # A policy with one form, whose equal bytes are just its equal tokens, has been run.
+        again = [name for name, run in policies.items() if form == "tokens" and exact.get(name) == len(SHARES)
+                 and run["string"] == runs["bytes"][name]["string"]]
+        found.update({(form, budget, name): found["bytes", budget, name] for name in again for budget in SHARES})
+        names = {run["resolved"]: name for name, run in policies.items() if name not in again}
+        if names:
+            results = os.path.join(work, f"{prompt}.{form}.h5")
+            replay(program, trace, [policies[name]["string"] for name in names.values()], measures, form.endswith("bytes"), results)
+            for run, values in measured(results):
+                name = names[run["policy"]]
+                found[form, run["budget_text"], name] = values
+                if form == "bytes" and run["budget"] == run["equal_bytes_tokens"]:
+                    exact[name] = exact.get(name, 0) + 1
+    print(f"replayed {prompt}", flush=True)
+    return found
+
+
+def replay_all(program, runs, traces, with_needle, work, jobs):
+    """{(form, budget, policy, measure): {prompt: value}}, `jobs` prompts at a time."""
     values = {}
-    for number, (prompt, trace) in enumerate(traces.items(), 1):
-        print(f"replay {prompt}, {number} of {len(traces)}", flush=True)
-        measures = [measure for measure in METRICS if prompt in with_needle or measure != "evidence_recall"]
-        for form, policies in runs.items():
-            results, names = os.path.join(work, f"{prompt}.{form}.h5"), {run["resolved"]: name for name, run in policies.items()}
-            replay(program, trace, [run["string"] for run in policies.values()], measures, form.endswith("bytes"), results)
-            for run, found in measured(results):
-                for measure, value in found.items():
-                    values.setdefault((form, run["budget_text"], names[run["policy"]], measure), {})[prompt] = value
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        measures = {prompt: [m for m in METRICS if prompt in with_needle or m != "evidence_recall"] for prompt in traces}
+        tasks = {prompt: pool.submit(replay_prompt, program, runs, prompt, trace, measures[prompt], work) for prompt, trace in traces.items()}
+        try:
+            for prompt, task in tasks.items():
+                for (form, budget, policy), found in task.result().items():
+                    for measure, value in found.items():
+                        values.setdefault((form, budget, policy, measure), {})[prompt] = value
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return values
 
 
@@ -216,7 +240,7 @@ def main():
     options = parse_arguments(sys.argv[1:])
     out = os.path.abspath(options.out)
     if not options.tables:
-        program, work = Program(options.program, options.threads), os.path.abspath(options.work)
+        program, work = Program(options.program), os.path.abspath(options.work)
         os.makedirs(work, exist_ok=True)
         os.makedirs(out, exist_ok=True)
         with open(os.path.join(PROMPTS, "prompts.json"), encoding="utf-8") as file:
@@ -230,7 +254,7 @@ def main():
             if prompt["answer"] and not answered(traces[prompt["name"]], prompt["answer"]):
                 print(f"{prompt['name']}: the full cache does not give the answer {prompt['answer']}", file=sys.stderr)
         runs, left_out = what_runs(program, next(iter(traces.values())), work, options.policies.split(",") if options.policies else ())
-        write_results(out, replay_all(program, runs, traces, [p["name"] for p in prompts if p["answer"]], work), list(traces))
+        write_results(out, replay_all(program, runs, traces, [p["name"] for p in prompts if p["answer"]], work, options.jobs), list(traces))
         without_folder = lambda text: re.sub(r"=[^,=]*/", "=", text)
         ran = {form: {name: {key: without_folder(value) for key, value in run.items()} for name, run in names.items()} for form, names in runs.items()}
         about = {"program": program("--version").stdout.strip(), "date": datetime.date.today().isoformat(),

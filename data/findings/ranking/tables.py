@@ -270,16 +270,16 @@ def all_tables(folder):
 
 
 def values_in_text(results, text):
-    """The page with its numbers replaced: 0.123<!--FORM BUDGET POLICY--> is a mean output error, and with `minus POLICY` a mean
-    difference."""
+    """The page with its numbers replaced: 0.123<!--FORM BUDGET POLICY--> is a mean output error (`, MEASURE`: of another measure), and
+    with `minus POLICY` a mean difference."""
     def value(match):
-        form, budget, policy, other = match.groups()[1:]
-        values = results.of(form, budget, policy)
+        form, budget, policy, other, measure = match.groups()[1:]
+        values = results.of(form, budget, policy, measure or "output_error")
         if values is None:
             raise ValueError(f"README.md: {match.group(0)}: there is no such result")
         words = f"{values.mean():.3f}" if other is None else f"{(values - results.of(form, budget, other)).mean():+.3f}".replace("-", "−")
         return words + match.group(1)
-    return re.sub(r"[−+]?[\d.]+(<!--(\w+) (\S+%) (\S+?)(?: minus (\S+))?-->)", value, text)
+    return re.sub(r"[−+]?[\d.]+(<!--(\w+) (\S+%) (\S+?)(?: minus (\S+?))?(?:, (\w+))?-->)", value, text)
 
 
 def filled_in(text, found):
