@@ -71,9 +71,6 @@ class Program:
     def json(self, *arguments):
         return json.loads(self(*arguments, "--json").stdout)
 
-    def has(self, command, option):
-        return option in self(command, "--help", may_fail=True).stdout
-
 
 def capture(program, folder, name, text, spans, generate, *options):
     trace = os.path.join(folder, f"{name}.h5")
@@ -247,8 +244,7 @@ def main():
             prompts = [p for p in json.load(file) if not options.prompts or p["name"] in options.prompts.split(",")]
         if not prompts:
             sys.exit(f"--prompts: {options.prompts}: data/findings/ranking/prompts has no such prompt")
-        repeat = ["--repeat-pass"] if program.has("capture", "--repeat-pass") else []
-        traces = {p["name"]: capture(program, work, p["name"], f"{PROMPTS}/{p['name']}.txt", f"{PROMPTS}/{p['name']}.spans.json", GENERATED, *repeat)
+        traces = {p["name"]: capture(program, work, p["name"], f"{PROMPTS}/{p['name']}.txt", f"{PROMPTS}/{p['name']}.spans.json", GENERATED, "--repeat-pass")
                   for p in prompts}
         for prompt in prompts:
             if prompt["answer"] and not answered(traces[prompt["name"]], prompt["answer"]):
