@@ -52,6 +52,8 @@ class Policy {
   virtual std::int64_t fixed_budget() const { return 0; }
   // Evicts after decode steps by itself: no schedule can be put on it.
   virtual bool evicts_while_decoding() const { return false; }
+  // Needs more of the prompt than the keys, values and queries of what a cache holds later: no schedule either.
+  virtual bool acts_on_whole_prompts_only() const { return false; }
   // May fill LayerEvictions::changes: metrics that are identities of unchanged rows are then left out.
   virtual bool changes_rows() const { return false; }
   // Turns kept keys to their slots: position_mode "compacted" in a results file.

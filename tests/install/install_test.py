@@ -36,7 +36,7 @@ def main():
         # Every installed header is part of the package: all of them compile with what kvreplay::core brings along.
         include = os.path.join(prefix, "include/kvreplay")
         headers = sorted(os.path.relpath(os.path.join(place, name), include)
-                         for place, _, names in os.walk(include) for name in names)
+                         for place, _, names in os.walk(include) for name in names if name.endswith(".h"))
         with open(os.path.join(sources, "all_headers.cpp"), "w", encoding="utf-8") as file:
             file.writelines(f"#include <{name}>\n" for name in headers)
         run("cmake", "-S", sources, "-B", outside, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_BUILD_TYPE=Release")

@@ -36,6 +36,7 @@ using Ranked = std::pair<float, std::int64_t>;
 
 class KvzipPolicy : public Policy {
  public:
+  bool acts_on_whole_prompts_only() const override { return true; }  // the second pass reads all of it
   Granularity granularity() const override { return Granularity::kv_head; }
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {

@@ -143,6 +143,8 @@ const PolicyWrapper& schedule_wrapper() {
           throw Error(owner, "\"schedule\" cannot be put around it",
                       spec.description->hindsight ? "it looks at queries that are still to come"
                                                   : "it evicts after every decode step by itself");
+        if (inner->acts_on_whole_prompts_only())
+          throw Error(owner, "\"schedule\" cannot be put around it", "its scores are those of the whole prompt");
         if (inner->changes_rows())
           throw Error(owner, "\"schedule\" cannot be put around a policy that changes rows of the cache");
         if (target > 0 && target < inner->minimum_budget())

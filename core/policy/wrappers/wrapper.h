@@ -42,6 +42,7 @@ class WrappedPolicy : public Policy {
   std::int64_t minimum_budget() const override { return inner_->minimum_budget(); }
   std::int64_t fixed_budget() const override { return inner_->fixed_budget(); }
   bool evicts_while_decoding() const override { return inner_->evicts_while_decoding(); }
+  bool acts_on_whole_prompts_only() const override { return inner_->acts_on_whole_prompts_only(); }
   bool changes_rows() const override { return inner_->changes_rows(); }
   bool compacts_positions() const override { return inner_->compacts_positions(); }
 
