@@ -11,7 +11,7 @@ def text(x, y, words, anchor="start", colour="#222", size=13, weight="normal"):
 
 def slope_chart(results, budget):
     left, right = results.ranks("bytes", budget), results.ranks("tokens", budget)
-    height = TOP + ROW * max(len(left), len(right)) + 12
+    height = TOP + ROW * max(len(left), len(right)) + 30
     y = lambda rank: TOP + ROW * (rank - 1)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="sans-serif">',
              f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
@@ -29,4 +29,5 @@ def slope_chart(results, budget):
         mark = "" if results.granularity("tokens", policy) == "query_head" else " †"
         error = results.of("tokens", budget, policy).mean()
         parts.append(text(RIGHT, y(rank) + 4, f"{rank}  {error:.3f}  {policy}{mark}", colour=COLOURS.get(policy, "#222")))
+    parts.append(text(WIDTH - 12, height - 12, "† no form of its own per query head: as at equal bytes", "end", "#555", 11))
     return "\n".join([*parts, "</svg>", ""])
