@@ -633,7 +633,7 @@ def projections_of(options, layout, seen):
     return {layer: weight for layer, weight in weights.items() if weight is not None}
 
 
-def make_layout(options, model, tokenizer, attention, given, template):
+def make_layout(options, model, tokenizer, texts, attention, given, template):
     import numpy
     from kvreplay_trace_writer import Layout
     prompt_length, tokens = options.prompt_length or len(given), len(given) + options.generate
@@ -650,8 +650,7 @@ def make_layout(options, model, tokenizer, attention, given, template):
         attention_positions=select("attention"), dtype=options.dtype, column_sums=not options.no_column_sums,
         spans=read_spans(options.spans, tokens) if options.spans else [],
         sliding_window={layer: attention.seen[layer]["window"] for layer in layers})
-    if tokenizer is not None:
-        texts = TokenTexts(tokenizer)
+    if texts is not None:
         layout.text_bytes = sum(len(texts(id)) for id in given)
         if options.generate:
             layout.text_bytes += options.generate * texts.most(model.get_input_embeddings().weight.shape[0])
@@ -691,7 +690,8 @@ def warn(message):
 def capture(options):
     from kvreplay_trace_writer import TraceWriter, predicted_size
     model, tokenizer, attention, given, template = load(options)
-    layout = make_layout(options, model, tokenizer, attention, given, template)
+    texts = TokenTexts(tokenizer) if tokenizer is not None else None
+    layout = make_layout(options, model, tokenizer, texts, attention, given, template)
     weights = projections_of(options, layout, attention.seen)
     layout.projections = set(weights)
     predicted = predicted_size(layout)
@@ -705,7 +705,6 @@ def capture(options):
     writer = TraceWriter(options.out, layout, projections)
     try:
         attention.sink = Capture(attention.torch, layout, writer, stored, progress)
-        texts = TokenTexts(tokenizer) if tokenizer is not None else None
         result = read_everything(options, given, layout, Reader(attention.torch, model, attention), writer, texts)
         return {**result, "predicted_bytes": predicted}
     except BaseException as error:

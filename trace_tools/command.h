@@ -38,4 +38,9 @@ class Command {
 
 const std::vector<const Command*>& commands();
 
+// Throws UsageError when the option was not given; `what` is what the user should write: "a trace file", "--out R.h5".
+void require(const Invocation& call, const Command& command, const char* option, const char* what);
+// Throws Error when the file to be written is one of those that are read.
+void refuse_overwriting(const std::string& out, const std::vector<std::string>& inputs);
+
 }  // namespace kvreplay::cli

@@ -8,10 +8,7 @@
 namespace kvreplay {
 namespace {
 
-std::string node_of(int layer, const char* name) {
-  const std::string digits = std::to_string(layer);
-  return "/repeat_pass/" + std::string(digits.size() < 3 ? 3 - digits.size() : 0, '0') + digits + "/" + name;
-}
+std::string node_of(int layer, const char* name) { return "/repeat_pass/" + layer_name(layer) + "/" + name; }
 
 std::int64_t rows_of(const std::vector<RepeatReading>& readings) {
   std::int64_t rows = 0;

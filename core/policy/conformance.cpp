@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/policy/layer_workspace.h"
+#include "core/policy/stages/counter_random.h"
 #include "core/trace/memory_trace.h"
 
 namespace kvreplay {
@@ -14,13 +15,6 @@ namespace {
 constexpr int layers = 3, prompt = 96, steps = 8;
 constexpr int query_heads = 4, kv_heads = 2, head_dim = 8, hidden_size = 24;
 constexpr int sliding_window = 64;
-
-std::uint64_t mix(std::uint64_t x) {  // SplitMix64's finaliser
-  x += 0x9e3779b97f4a7c15ULL;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
 
 // Each number depends on its own place alone, so a shorter sequence is the beginning of a longer one.
 Tensor<float, 3> random_tensor(std::uint64_t seed, std::int64_t heads, std::int64_t rows, std::int64_t columns,

@@ -114,10 +114,7 @@ std::vector<double> measure_heads(LayerWorkspace& layer, const std::vector<TextS
     const auto& logits = shared_decode_logits(layer, h);
     double total = 0;
     for (std::int64_t s = 0; s < steps; ++s) {
-      RetainedSet seen;
-      const std::int64_t position = layer.prompt() + s;
-      for (std::int64_t t = layer.loaded().first_visible(position); t <= position; ++t)
-        seen.positions.push_back(static_cast<std::int32_t>(t));
+      const RetainedSet seen = RetainedSet::visible(layer, s + 1);
       const auto attention = seen.attention(logits.data() + s * tokens);
       const bool all = measure == HeadMeasure::mass;
       double sum = 0;

@@ -4,6 +4,11 @@
 
 namespace kvreplay {
 
+std::int64_t first_candidate(const Trace& trace, int layer) {
+  const int window = trace.sliding_window(layer);
+  return window > 0 ? std::max<std::int64_t>(0, trace.prompt_length() - window) : 0;
+}
+
 const AttentionRows& LayerWorkspace::window_attention(int window) {
   return shared<AttentionRows>("window_attention:" + std::to_string(window),
                                [&] { return backend_.window_attention(*loaded_, window, true); });

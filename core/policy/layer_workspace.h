@@ -28,6 +28,9 @@ class SharedValues {
   std::map<std::string, std::any> values_;
 };
 
+// The oldest prompt token that a captured layer's sliding window still shows when the prompt ends: its first candidate.
+std::int64_t first_candidate(const Trace& trace, int layer);
+
 class LayerWorkspace {
  public:
   // across_layers: what the layers of one trace share; a workspace that is given none shares with no other.

@@ -96,7 +96,8 @@ struct PolicyDescription {
   std::vector<Parameter> parameters;    // in the order in which they are printed; a key without a default for a variant,
                                         // or whose condition does not hold, does not exist there
   std::function<std::unique_ptr<Policy>(const PolicySpec&)> make;
-  bool hindsight = false;  // looks at queries that come after the eviction: a bound, nothing that could be deployed
+  bool hindsight = false;         // looks at queries that come after the eviction: a bound, nothing that could be deployed
+  bool keeps_everything = false;  // evicts nothing at any budget, and is not to be warned about
 };
 
 struct PolicySpec {

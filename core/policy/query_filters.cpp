@@ -10,6 +10,7 @@
 #include "core/base/error.h"
 #include "core/base/parallel.h"
 #include "core/base/text.h"
+#include "core/base/text_file.h"
 #include "core/policy/stages/counter_random.h"
 
 namespace kvreplay {
@@ -154,13 +155,7 @@ void write_query_filters(const std::string& path, const QueryFilters& filters) {
       const auto head = heads.view()[h].flat();
       json["layers"][std::to_string(layer)].push_back(std::vector<float>(head.begin(), head.end()));
     }
-  const std::string partial = path + ".partial";
-  std::ofstream file(partial, std::ios::binary);
-  file << json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
-  file.close();
-  std::error_code failed;
-  if (file) std::filesystem::rename(partial, path, failed);
-  if (!file || failed) throw Error(path, "cannot be written", "the folder must exist and have room");
+  write_text_file(path, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 QueryFilters read_query_filters(const std::string& path) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/error.h"
 #include "core/trace/memory_trace.h"
 
 namespace kvreplay {
@@ -41,6 +42,9 @@ void add_projections(LayerWorkspace& layer, int first_query_head, MemoryTraceCon
 }  // namespace
 
 std::unique_ptr<Trace> retained_layer(LayerWorkspace& layer, const RetainedHeads& retained) {
+  for (const auto& head : retained.positions)
+    if (head.size() != retained.positions.front().size())
+      throw Error("retained_layer", "heads of one view hold different numbers of tokens", "make a view for each head");
   const ModelInfo& model = layer.model();
   const bool by_query_head = retained.granularity == Granularity::query_head;
   const int group = model.group_size();

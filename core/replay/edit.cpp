@@ -59,6 +59,9 @@ void check_edit(const TokenEdit& edit, const Trace& trace, const Policy& policy,
   const char* option = edit.kind == TokenEdit::Kind::restore ? "--restore" : "--drop";
   const std::string where = std::string(option) + " " + edit.text().substr(edit.text().find(' ') + 1);
   const auto& layers = trace.layers();
+  if (policy.changes_rows())
+    throw Error(where, label + " changes keys or values beside evicting, so no token returns or leaves as it was",
+                "leave the policy out, or the option");
   if (edit.token >= trace.num_tokens())
     throw Error(where, trace.path() + " has no token " + std::to_string(edit.token),
                 "it has " + std::to_string(trace.num_tokens()) + ", counted from 0");

@@ -90,7 +90,6 @@ void MetricSink::sequences(const Trace& trace, const std::vector<TextSpan>& evid
 }
 
 void MetricSink::count_not_finite(const Trace& trace, std::size_t run) {
-  const auto& positions = trace.query_positions();
   for (std::size_t m = 0; m < metrics_.size(); ++m) {
     const MetricInfo& info = metrics_[m]->info();
     const std::int64_t width = has_axis(info, "region") ? num_regions : 1;
@@ -99,10 +98,7 @@ void MetricSink::count_not_finite(const Trace& trace, std::size_t run) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       if (std::isfinite(values[i])) continue;
       const std::int64_t step = static_cast<std::int64_t>(i) / width % std::max<std::int64_t>(1, steps_.count);
-      const auto position = static_cast<std::int32_t>(trace.prompt_length() + step);
-      if (!has_axis(info, "step") ||
-          (steps_.measures(step) && std::binary_search(positions.begin(), positions.end(), position)))
-        ++count;
+      if (!has_axis(info, "step") || (steps_.measures(step) && trace.has_query(trace.prompt_length() + step))) ++count;
     }
     (*totals_[run])[m].add_not_finite(count);
   }

@@ -173,7 +173,7 @@ class Replay {
     for (const auto& refusal : refusals) job_.warn("--equal-bytes: " + refusal + ": it has no run there");
   }
 
-  static bool keeps_everything(const PolicySpec& spec) { return spec.description->name == "full"; }
+  static bool keeps_everything(const PolicySpec& spec) { return spec.description->keeps_everything; }
 
   void add(Run run) {
     const std::size_t base = runs_.size();
@@ -252,6 +252,7 @@ class Replay {
       for (const std::string& remark : workspace.take_remarks())
         if (const auto& notes = run.info.notes; std::find(notes.begin(), notes.end(), remark) == notes.end())
           note(run, remark);
+      run.info.seconds += seconds_since(started);
       if (run.half != nullptr && run.edit == nullptr) {
         run.overlap.add_layer(workspace.loaded(), evictions.back().evicted_at,
                               run.half->evict(workspace, run.budget).evicted_at);
@@ -259,7 +260,6 @@ class Replay {
       }
       batch.push_back(&run);
       totals.push_back(&run.totals);
-      run.info.seconds += seconds_since(started);
       job_.advance_to(static_cast<double>(layer_index) * static_cast<double>(runs_.size()) + static_cast<double>(r) + 0.5);
     }
     for (const auto& eviction : evictions) views.push_back({eviction.evicted_at.view(), &eviction.changes});
@@ -345,7 +345,7 @@ class Replay {
     info.score_spans = scope_.score;
     info.judge_spans = scope_.judge;
     info.peak_bytes = peak_resident_bytes();
-    if (run.account.evicted_tokens() == 0 && info.preset != "full")
+    if (run.account.evicted_tokens() == 0 && !keeps_everything(*run.spec))
       note(run, run.budget >= trace_.prompt_length() ? "nothing was evicted: the budget holds the whole prompt of " +
                                                            std::to_string(trace_.prompt_length()) + " tokens"
                                                      : std::string("nothing was evicted"));
@@ -374,7 +374,7 @@ class Replay {
     info.summary["evicted_tokens"] = static_cast<double>(run.account.evicted_tokens());
     if (request_.stability && run.edit == nullptr) {
       if (run.half != nullptr) run.overlap.summarise(info.summary);
-      if (run.half == nullptr) note(run, "it has no half-precision form, so its stability is not known");
+      if (run.half == nullptr) note(run, "its scores are in half precision already, so its stability is not known");
     }
     if (not_finite > 0) note(run, std::to_string(not_finite) + " metric values are NaN or infinite");
   }

@@ -17,13 +17,11 @@ std::string scope_text(const ReplayRequest& request) {
 
 // Steps of the trace whose queries lie in the spans. Those that were not recorded are counted in `missing`.
 std::vector<bool> steps_in(const Trace& trace, const std::vector<TextSpan>& spans, std::int64_t& missing) {
-  const auto& recorded = trace.query_positions();
   std::vector<bool> steps(static_cast<std::size_t>(trace.num_decode_steps()), false);
   for (std::size_t s = 0; s < steps.size(); ++s) {
-    const auto position = static_cast<std::int32_t>(trace.prompt_length() + static_cast<std::int64_t>(s));
-    steps[s] = std::any_of(spans.begin(), spans.end(),
-                           [&](const TextSpan& span) { return position >= span.start && position < span.end; });
-    if (steps[s] && !std::binary_search(recorded.begin(), recorded.end(), position)) ++missing;
+    const std::int64_t position = trace.prompt_length() + static_cast<std::int64_t>(s);
+    steps[s] = std::any_of(spans.begin(), spans.end(), [&](const TextSpan& span) { return span.contains(position); });
+    if (steps[s] && !trace.has_query(position)) ++missing;
   }
   return steps;
 }

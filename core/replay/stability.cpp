@@ -1,6 +1,6 @@
 #include <algorithm>
+#include <utility>
 
-#include "core/base/error.h"
 #include "core/replay/stability_internal.h"
 
 namespace kvreplay {
@@ -13,12 +13,11 @@ double share(std::int64_t part, std::int64_t whole) {
 }  // namespace
 
 std::unique_ptr<Policy> half_precision_form(const PolicySpec& spec) {
-  const std::string text = spec.text();
-  try {
-    return make_policy(parse_policy(text + (text.find(':') == std::string::npos ? ":" : ",") + "score_dtype=fp16"));
-  } catch (const Error&) {
-    return nullptr;
-  }
+  auto values = spec.values.all();
+  if (std::exchange(values["score_dtype"], "fp16") == "fp16") return nullptr;
+  PolicySpec half = spec;
+  half.values = ParameterValues(std::move(values));
+  return make_policy(half);
 }
 
 void KeptOverlap::add_layer(const LoadedLayer& layer, TensorView<const std::int32_t, 2> plain,

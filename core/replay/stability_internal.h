@@ -10,8 +10,7 @@
 
 namespace kvreplay {
 
-// The policy with scores in half precision, or null where the policy has no such form (it scores nothing, or scores so
-// already).
+// The policy with scores in half precision, or null where it scores so already.
 std::unique_ptr<Policy> half_precision_form(const PolicySpec& spec);
 
 // Prompt tokens that both of two evictions never evict, added up layer by layer.

@@ -181,15 +181,12 @@ void best_of_row(const RowSums& sums, std::int64_t count, TokenWorth worth, std:
 
 std::vector<TokenWorth> most_worth_restoring(LayerWorkspace& layer, TensorView<const std::int32_t, 2> evicted_at,
                                              const std::vector<bool>& measured, std::int64_t count) {
-  using Values = std::shared_ptr<const Tensor<float, 3>>;
   using Outputs = std::shared_ptr<const std::vector<FullOutputs>>;
   const LoadedLayer& loaded = layer.loaded();
   const std::int64_t rows = evicted_at.dim(0), heads = loaded.num_query_heads;
-  const Values values = layer.shared<Values>("worth:value", [&] {
-    return std::make_shared<const Tensor<float, 3>>(layer.trace().read(layer.layer(), LayerDataset::value));
-  });
+  const Tensor<float, 3>& values = layer.host(LayerDataset::value);
   const auto values_of = [&](std::int64_t head) {
-    return values->data() + head / loaded.group() * loaded.tokens * loaded.head_dim;
+    return values.data() + head / loaded.group() * loaded.tokens * loaded.head_dim;
   };
   const auto logits_of = [&](std::int64_t head) { return layer.backend().decode_logits(loaded, static_cast<int>(head)); };
   const Outputs full = layer.shared<Outputs>("worth:full outputs", [&] {

@@ -118,14 +118,15 @@ void count_evicted(const Results& file, RunSummary& run) {
 
 void add_notes(RunSummary& run) {
   run.notes = run.info.notes;
-  // The full cache evicts nothing by definition: no warning.
-  if (run.info.preset == "full")
+  // It evicts nothing by definition: no warning, also in files of versions that had one.
+  if (keeps_everything(run.info.preset))
     std::erase_if(run.notes, [](const std::string& note) { return note.find("nothing was evicted") == 0; });
   const auto noted = [&](const char* words) {
     return std::any_of(run.notes.begin(), run.notes.end(),
                        [words](const std::string& note) { return note.find(words) != std::string::npos; });
   };
-  if (run.evicted == 0 && run.info.preset != "full" && !noted("evicted")) run.notes.emplace_back("nothing was evicted");
+  if (run.evicted == 0 && !keeps_everything(run.info.preset) && !noted("evicted"))
+    run.notes.emplace_back("nothing was evicted");
   if (run.empty_heads > 0 && !noted("empty"))
     run.notes.push_back(std::to_string(run.empty_heads) + (run.empty_heads == 1 ? " head is" : " heads are") +
                         " empty: no prompt token is left");

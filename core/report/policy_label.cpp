@@ -15,11 +15,18 @@ std::string policy_label(const std::string& policy) {
   }
 }
 
-bool is_hindsight_bound(const std::string& preset) {
+namespace {
+
+bool any_policy(const std::string& preset, bool PolicyDescription::*flag) {
   const auto& all = policy_registry();
   return std::any_of(all.begin(), all.end(),
-                     [&](const PolicyDescription* policy) { return policy->name == preset && policy->hindsight; });
+                     [&](const PolicyDescription* policy) { return policy->name == preset && policy->*flag; });
 }
+
+}  // namespace
+
+bool is_hindsight_bound(const std::string& preset) { return any_policy(preset, &PolicyDescription::hindsight); }
+bool keeps_everything(const std::string& preset) { return any_policy(preset, &PolicyDescription::keeps_everything); }
 
 std::string run_variation(const RunInfo& info) {
   return info.scope + (info.scope.empty() || info.edit.empty() ? "" : "; ") + info.edit;

@@ -13,6 +13,7 @@ std::string policy_label(const std::string& policy);
 
 // True for policies that look at queries which come after the eviction: a bound, not a competitor.
 bool is_hindsight_bound(const std::string& preset);
+bool keeps_everything(const std::string& preset);  // the full cache
 
 // What makes a run another one than its policy at its budget: "score context; judge generated; restore 3:117"; mostly empty.
 std::string run_variation(const RunInfo& info);

@@ -107,7 +107,7 @@ RopeParameters parameters_of(const Trace& trace) {
   rope.rotary_dim = static_cast<int>(model.head_dim * scaling.positive("partial_rotary_factor", 1));
   if (rope.rotary_dim < 2 || rope.rotary_dim % 2 != 0 || rope.rotary_dim > model.head_dim)
     throw Error(scaling.owner(), "the rotary part of a head must be an even number of elements, from 2 to head_dim");
-  rope.length = trace.prompt_length();
+  rope.length = trace.text_position(0, trace.prompt_length() - 1) + 1;
   if (rope.type == "default") return rope;
   if (rope.type != "linear" && rope.type != "dynamic" && rope.type != "llama3" && rope.type != "yarn")
     throw Error(scaling.owner(), "RoPE scaling \"" + printable(rope.type) + "\" is not known",

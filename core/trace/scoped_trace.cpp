@@ -11,8 +11,7 @@ namespace kvreplay {
 namespace {
 
 bool inside(const std::vector<TextSpan>& spans, std::int64_t position) {
-  return std::any_of(spans.begin(), spans.end(),
-                     [&](const TextSpan& span) { return position >= span.start && position < span.end; });
+  return std::any_of(spans.begin(), spans.end(), [&](const TextSpan& span) { return span.contains(position); });
 }
 
 std::string span_text(const TextSpan& span) {
@@ -101,9 +100,7 @@ class ScopedTrace final : public Trace {
   }
 
   Error missing_query(std::int64_t position, const std::string& purpose) const override {
-    const auto& recorded = trace_.query_positions();
-    const bool hidden = std::binary_search(recorded.begin(), recorded.end(), static_cast<std::int32_t>(position));
-    if (!hidden) return trace_.missing_query(position, purpose);
+    if (!trace_.has_query(position)) return trace_.missing_query(position, purpose);
     std::vector<std::string> spans;
     std::int64_t most = 0;
     for (const TextSpan& span : scope_.score) {

@@ -1,8 +1,15 @@
 #include "core/trace/trace.h"
 
+#include <algorithm>
+
 #include "core/base/error.h"
 
 namespace kvreplay {
+
+std::string layer_name(int layer) {
+  std::string digits = std::to_string(layer);
+  return digits.insert(0, digits.size() < 3 ? 3 - digits.size() : 0, '0');
+}
 
 std::string_view layer_dataset_name(LayerDataset which) {
   switch (which) {
@@ -17,6 +24,11 @@ std::string_view layer_dataset_name(LayerDataset which) {
     case LayerDataset::head_output: return "head_output";
   }
   return "unknown";
+}
+
+bool Trace::has_query(std::int64_t position) const {
+  const auto& recorded = query_positions();
+  return std::binary_search(recorded.begin(), recorded.end(), static_cast<std::int32_t>(position));
 }
 
 Error Trace::missing_query(std::int64_t position, const std::string& purpose) const {

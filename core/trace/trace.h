@@ -45,6 +45,8 @@ struct TextSpan {
   int start = 0;
   int end = 0;  // one past the last token
   std::string label;
+
+  bool contains(std::int64_t position) const { return position >= start && position < end; }
 };
 
 // The datasets of one layer. Shapes as [heads, rows, columns]; `rows` is what RowRange selects.
@@ -59,6 +61,7 @@ enum class LayerDataset : std::uint8_t {
   attention_column_sum,  // [1, Hq, T]
   head_output,           // [Hq, Tq, d]
 };
+std::string layer_name(int layer);                        // of a layer's group: "007"
 std::string_view layer_dataset_name(LayerDataset which);  // the name in the file: "key", ...
 
 struct IndexRange {
@@ -81,6 +84,7 @@ class Trace {
   virtual int sliding_window(int layer) const = 0;                 // 0: none
   virtual const std::vector<std::int32_t>& token_ids() const = 0;  // [T]
   virtual const std::vector<std::int32_t>& query_positions() const = 0;      // [Tq], increasing
+  bool has_query(std::int64_t position) const;                               // whether it was recorded
   virtual const std::vector<std::int32_t>& attention_positions() const = 0;  // [Ta], empty when no attention is stored
   // The position in the text that a key was rotated for. It is the token's own index but in views of a cache from which
   // tokens were evicted, where keys are numbered by slot.

@@ -600,11 +600,7 @@ std::string produced_by(LayerDataset which) {
   }
 }
 
-std::string layer_node(int layer) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "/layers/%03d", layer);
-  return text.data();
-}
+std::string layer_node(int layer) { return "/layers/" + layer_name(layer); }
 
 std::string layer_dataset_node(int layer, LayerDataset which) {
   return layer_node(layer) + "/" + std::string(layer_dataset_name(which));

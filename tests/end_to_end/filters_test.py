@@ -27,15 +27,17 @@ class Filters(EndToEndTest):
         with open(self.path("again.json"), encoding="utf-8") as file:
             self.assertEqual(file.read(), text)
 
-        runs = self.json_of("replay", traces[2], "--policy", f"qfilter:filters={out}", "--policy", "qfilter", "--policy",
+        replayed = self.json_of("replay", traces[2], "--policy", f"qfilter:filters={out}", "--policy", "qfilter", "--policy",
                             "qfilter@original", "--budget", "50", "--out", self.path("r.h5"))
-        self.assertEqual(len(runs["runs"] if isinstance(runs, dict) else runs), 3)
+        self.assertEqual(len({run["kept_sha256"] for run in replayed["runs"]}), 3)
 
     def test_what_does_not_fit_is_named(self):
         trace = self.synthetic("a.h5", "--head-dim", "16")
         other = self.synthetic("b.h5", "--head-dim", "8")
-        self.fails(2, ["--out is missing"], "filters", trace)
+        self.fails(2, ["needs --out"], "filters", trace)
         self.fails(1, [other, "another model"], "filters", trace, other, "--out", self.path("f.json"))
+        self.fails(2, ["needs a trace file"], "filters", "--out", self.path("f.json"))
+        self.fails(1, [trace, "text would replace it"], "filters", trace, "--out", trace)
         self.fails(1, ["--samples"], "filters", trace, "--out", self.path("f.json"), "--samples", "0")
         self.fails(1, ["cannot be written"], "filters", trace, "--out", self.path("no/f.json"))
         self.succeeds("filters", trace, "--out", self.path("f.json"))

@@ -53,6 +53,9 @@ class Heads(EndToEndTest):
             self.assertEqual(run.returncode, code, run.stderr)
             self.assertIn(message, run.stderr)
             self.assertFalse(os.path.exists(table))
+        run = kvreplay("heads", trace, "--out", trace)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn("text would replace it", run.stderr)
 
 
 if __name__ == "__main__":

@@ -72,10 +72,9 @@ class Ranking(EndToEndTest):
             self.assertIn("| `tova` |", file.read())
 
     def test_what_is_refused(self):
-        for options, message in ((["--prompts", "needle-99"], "has no such prompt"), (["no/such/program"], "there is no such program")):
+        for options, message in (([PROGRAM, "--prompts", "needle-99"], "has no such prompt"), (["no/such/program"], "there is no such program")):
             done = subprocess.run([os.path.join(FINDING, "run.sh"), *options, "--work", self.path("work"), "--out", self.path("out")],
-                                  capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
-                                  env={**os.environ, "KVREPLAY_PROGRAM": PROGRAM})
+                                  capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
             self.assertEqual(done.returncode, 1, done.stdout)
             self.assertIn(message, done.stderr)
 

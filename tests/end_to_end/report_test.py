@@ -259,6 +259,9 @@ class ReportTest(EndToEndTest):
         self.fails(1, ["no run has this budget", "15"], "report", self.results, "--budget", "16")
         self.fails(1, "absent.h5", "report", self.path("absent.h5"))
         self.fails(1, "trace.h5", "report", self.trace)
+        self.fails(1, "text would replace it", "report", self.results, "--html", self.results)
+        self.fails(1, "text would replace it", "report", self.results, "--csv", self.trace)
+        self.fails(1, "is the file that is read", "replay", self.trace, "--policy", "full", "--budget", "5", "--out", self.trace)
         self.fails(1, "cannot be written", "report", self.results, "--html", self.path("no/such/folder.html"))
 
 

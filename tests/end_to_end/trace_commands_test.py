@@ -7,7 +7,7 @@ import unittest
 
 import numpy
 
-from harness import GOLDEN, EndToEndTest, edited_trace, kvreplay, replaced
+from harness import GOLDEN, EndToEndTest, kvreplay, replaced
 
 LAYERS = os.path.join(GOLDEN, "layers.h5")
 

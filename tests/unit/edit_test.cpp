@@ -93,12 +93,7 @@ std::string refusal(const TokenEdit& edit, const std::string& policy = "streamin
   const Folder folder;
   ReplayRequest request;
   request.edits = {edit};
-  try {
-    run(folder, reference::random_contents(two_layers()), {policy}, {"40"}, request);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  return reference::refusal_of([&] { run(folder, reference::random_contents(two_layers()), {policy}, {"40"}, request); });
 }
 
 TEST(TokenEdits, ThatChangeNothingAreRefused) {

@@ -121,12 +121,7 @@ TEST(PolicyCompose, EveryPartKeepsTheBudgetWithEveryOther) {
 
 TEST(PolicyCompose, ContradictionsNameThePolicyAndTheKey) {
   const auto refusal = [](const std::string& keys) -> std::string {
-    try {
-      parse_policy("compose:" + keys);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
+    return reference::refusal_of([&] { parse_policy("compose:" + keys); });
   };
   EXPECT_EQ(refusal("alpha=0.5"),
             "policy compose@paper: \"alpha\" means nothing here; it goes with temporal=ema or inv-ema");

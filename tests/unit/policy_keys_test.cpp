@@ -8,18 +8,11 @@ namespace {
 
 using reference::evict;
 using reference::kept_once;
-using reference::Layer;
+using reference::row_of;
 using reference::Rows;
 using reference::Shape;
 using reference::shape_of;
-
-using Vector = std::vector<double>;
-
-Vector row_of(const Tensor<float, 3>& tensor, int h, int t) {
-  Vector row;
-  for (int i = 0; i < tensor.dim(2); ++i) row.push_back(tensor(h, t, i));
-  return row;
-}
+using reference::Vector;
 
 // -cos(k_t, mean of the unit keys of `set`) by position; -2 (below any) outside.
 Vector key_differences_of(const Tensor<float, 3>& key, int h, const std::set<int>& set) {

@@ -114,16 +114,25 @@ TEST(KvZip, TokensBeforeTheContextBeyondTheFourthGoFirst) {
   }
 }
 
+// The int(r · pairs) lowest of all layers, pairs with the r of their own layer: int(0.5 · 180) and int(0.09999999999999998 ·
+// 100), 1 - 45 / 50 being just below 0.1.
+TEST(KvZip, LayersWithASlidingWindowCountByTheirOwnLength) {
+  Shape shape = shape_of(53);
+  shape.layers = 2;
+  for (const std::vector<int>& windows : {std::vector<int>{0, 50}, std::vector<int>{50, 0}}) {
+    auto contents = reference::random_contents(shape);
+    contents.sliding_window = windows;
+    std::int64_t evicted = 0;
+    for (const auto& row : every_layer(contents, "kvzip@kvpress", 45)) evicted += std::count(row.begin(), row.end(), 0);
+    EXPECT_EQ(evicted, 90 + 9) << "windows " << windows[0] << " and " << windows[1];
+  }
+}
+
 TEST(KvZip, SaysWhatIsMissingOrWrong) {
   const Shape shape = shape_of(52);
   const auto good = reference::random_contents(shape);
   const auto refusal = [](const MemoryTraceContents& contents) -> std::string {
-    try {
-      evict(contents, "kvzip", 20);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
+    return reference::refusal_of([&] { evict(contents, "kvzip", 20); });
   };
   EXPECT_EQ(refusal(good), "");
   auto contents = good;
@@ -137,7 +146,8 @@ TEST(KvZip, SaysWhatIsMissingOrWrong) {
        {"no json", "{}", R"({"context_begin": 0, "context_end": 50, "chunks": [[0, 20, 3], [30, 50, 3]]})",
         R"({"context_begin": 0, "context_end": 95, "chunks": [[0, 95, 95]]})",
         R"({"context_begin": 0, "context_end": 5, "chunks": [[0, 5, -1]]})",
-        R"({"context_begin": 0, "context_end": 5, "chunks": [[0, 5, 7]]})"}) {
+        R"({"context_begin": 0, "context_end": 5, "chunks": [[0, 5, 7]]})",
+        R"({"context_begin": 0, "context_end": 0, "chunks": []})"}) {
     contents = good;
     contents.extension_texts[{"/repeat_pass", "layout"}] = layout;
     EXPECT_NE(refusal(contents).find("/repeat_pass"), std::string::npos) << layout << ": " << refusal(contents);

@@ -18,8 +18,7 @@ using reference::Layer;
 using reference::Rows;
 using reference::Shape;
 using reference::shape_of;
-
-using Vector = std::vector<double>;
+using reference::Vector;
 
 // First right singular vector of queries [0, end) of a head by power iteration, turned against most of them; group mean.
 Vector filter_of(const Layer& layer, int g, int end) {
@@ -100,12 +99,7 @@ class QueryFiltersFile : public testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
   std::string refusal() const {
-    try {
-      read_query_filters(path_);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
+    return reference::refusal_of([&] { read_query_filters(path_); });
   }
   void write(const std::string& text) const { std::ofstream(path_) << text; }
 

@@ -18,6 +18,14 @@
 namespace kvreplay::reference {
 
 using Rows = std::vector<std::vector<std::int32_t>>;
+using Vector = std::vector<double>;
+
+// One row of a tensor [heads, rows, columns].
+inline Vector row_of(const Tensor<float, 3>& tensor, int h, int t) {
+  Vector row;
+  for (int i = 0; i < tensor.dim(2); ++i) row.push_back(tensor(h, t, i));
+  return row;
+}
 
 inline Rows rows_of(const Tensor<std::int32_t, 2>& evicted_at) {
   Rows rows;

@@ -11,11 +11,12 @@ namespace {
 using reference::evict;
 using reference::kept_once;
 using reference::Layer;
+using reference::row_of;
 using reference::Rows;
 using reference::Shape;
 using reference::shape_of;
+using reference::Vector;
 
-using Vector = std::vector<double>;
 using Matrix = std::vector<Vector>;
 
 // Turns by `angle_of_position` · position in the half layout, theta 10000.
@@ -28,12 +29,6 @@ Vector turned(Vector x, double position) {
     x[p + half] = b * std::cos(angle) + a * std::sin(angle);
   }
   return x;
-}
-
-Vector row_of(const Tensor<float, 3>& tensor, int h, int t) {
-  Vector row;
-  for (int i = 0; i < tensor.dim(2); ++i) row.push_back(tensor(h, t, i));
-  return row;
 }
 
 double dot(const Vector& a, const Vector& b) {

@@ -13,15 +13,6 @@ namespace {
 
 using namespace reference;  // NOLINT(google-build-using-namespace): every test speaks of it
 
-std::string refusal_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
 // ---- LaCache ---------------------------------------------------------------------------------------------------------
 
 // Compaction as published, on a list of positions; runs of one token, one layer of `layers`.

@@ -331,12 +331,7 @@ TEST_P(AnyPolicy, LeavesTokensOutsideASlidingWindowAlone) {
 // ---- errors -----------------------------------------------------------------------------------------------------------
 
 std::string refusal(const std::string& text) {
-  try {
-    parse_policy(text);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  return reference::refusal_of([&] { parse_policy(text); });
 }
 
 TEST(PolicyString, RefusalsNameThePolicyTheKeyAndWhatIsAllowed) {

@@ -74,6 +74,36 @@ TEST(Schedule, KeepsEveryHeadAtItsOwnBudget) {
   EXPECT_GT(sizes.size(), 1U) << "the heads of this trace should differ";
 }
 
+// Every head is back at its target after every eviction, however unevenly a sliding window or an allocation leaves them.
+TEST(Schedule, HeadsThatBecomeUnevenAreCutEachByItself) {
+  const auto held = [](const std::vector<std::int32_t>& row, int begin, int end, int step) {
+    return std::count_if(row.begin() + begin, row.begin() + end, [&](int at) { return at < 0 || at > step; });
+  };
+  Shape shape = shape_of(44);
+  shape.steps = 24;
+  shape.sliding_window = 40;
+  for (const auto& row : evict(reference::random_contents(shape), "snapkv:window=4,pooling=none,schedule=every:4", 20))
+    for (int step = 4; step <= shape.steps; step += 4)
+      EXPECT_LE(held(row, shape.prompt + step - 40, shape.prompt + step, step), 20) << "step " << step;
+
+  shape = shape_of(45);
+  shape.steps = 24;
+  const Rows rows = evict(reference::random_contents(shape), "adakv:window=4,schedule=every:4", shape.prompt);
+  for (int step = 4; step <= shape.steps; step += 4) {
+    std::int64_t together = 0;
+    for (const auto& row : rows) together += held(row, 0, shape.prompt + step, step);
+    EXPECT_EQ(together, shape.kv_heads * shape.prompt) << "step " << step;
+  }
+}
+
+TEST(Schedule, NeverAsksForLessThanThePolicyProtects) {
+  Shape shape = shape_of(46);
+  shape.prompt = 20;
+  shape.steps = 24;
+  for (const auto& row : evict(reference::random_contents(shape), "snapkv:window=32,schedule=every:8", 20))
+    EXPECT_EQ(std::count(row.begin(), row.end(), -1), 32);  // of 44 the window of 32 after steps 16 and 24
+}
+
 TEST(Schedule, RefusesWhatItCannotBePutAround) {
   for (const char* policy :
        {"h2o:schedule=every:2", "tova:schedule=every:2", "oracle_attention:schedule=every:2", "snapkv:schedule=often",

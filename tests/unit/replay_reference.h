@@ -10,6 +10,7 @@
 #include <set>
 #include <vector>
 
+#include "core/base/error.h"
 #include "core/trace/memory_trace.h"
 
 namespace kvreplay::reference {
@@ -137,6 +138,17 @@ struct Layer {
     return out;
   }
 };
+
+// What an action that must fail says; empty when it does not.
+template <class Action>
+std::string refusal_of(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
 
 inline double norm(const std::vector<double>& x) {
   double total = 0;

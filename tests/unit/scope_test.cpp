@@ -172,12 +172,7 @@ TEST(Scope, SpansAreFoundByLabelAndNumber) {
 std::string refusal(const ReplayRequest& request, const std::string& policy = "snapkv",
                     MemoryTraceContents contents = conversation()) {
   const Folder folder;
-  try {
-    run(folder, contents, {policy}, {"33"}, request);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  return reference::refusal_of([&] { run(folder, contents, {policy}, {"33"}, request); });
 }
 
 TEST(Scope, RefusalsNameTheSpanTheFileAndWhatThereIs) {

@@ -31,14 +31,14 @@ class FiltersCommand final : public Command {
     visible.add_options()("samples", options::value<int>()->value_name("N")->default_value(3000),
                           "queries of each head that are used, chosen at random; all where there are no more");
     visible.add_options()("seed", options::value<int>()->value_name("N")->default_value(0), "of that choice");
-    visible.add_options()("trusted", "read the traces in this process, without the sandbox");
-    hidden.add_options()("trace", options::value<std::vector<std::string>>()->required());
+    visible.add_options()("trusted", "read traces in this process even when this machine did not write them");
+    hidden.add_options()("trace", options::value<std::vector<std::string>>(), "");
     positional.add("trace", -1);
   }
 
   int run(const Invocation& call) const override {
-    if (call.values.count("out") == 0)
-      throw UsageError("kvreplay filters", "--out is missing", "`kvreplay filters --help` lists the options");
+    require(call, *this, "trace", "a trace file");
+    require(call, *this, "out", "--out FILTERS.json");
     const int samples = call.values["samples"].as<int>(), seed = call.values["seed"].as<int>();
     if (samples < 1) throw Error("--samples", "must be at least 1");
     if (seed < 0) throw Error("--seed", "must be at least 0");

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/base/text_file.h"
 #include "trace_tools/command.h"
 
 namespace kvreplay::cli {
@@ -54,12 +54,8 @@ class HeadsCommand final : public Command {
 
   int run(const Invocation& call) const override {
     const auto& values = call.values;
-    const auto require = [&](const char* option, const char* example) {
-      if (values.count(option) == 0)
-        throw UsageError("kvreplay heads", std::string("needs ") + example, "`kvreplay heads --help` has examples");
-    };
-    require("trace", "a trace file");
-    require("out", "--out TABLE.json");
+    require(call, *this, "trace", "a trace file");
+    require(call, *this, "out", "--out TABLE.json");
     const HeadMeasure measure = measure_of(values["measure"].as<std::string>());
     const auto labels = values.count("evidence") != 0 ? values["evidence"].as<Strings>() : Strings{"needle", "evidence"};
     const Trust trust = values.count("trusted") != 0 ? Trust::trusted : Trust::automatic;
@@ -114,11 +110,7 @@ class HeadsCommand final : public Command {
     for (std::size_t l = 0; l < traces[0].size(); ++l)
       for (std::size_t h = 0; h < traces[0][l].size(); ++h)
         for (const Measured& trace : traces) table[std::to_string(l) + "-" + std::to_string(h)].push_back(trace[l][h]);
-    const std::string text = table.dump() + "\n";
-    std::ofstream file(path, std::ios::binary);
-    file.write(text.data(), static_cast<std::streamsize>(text.size()));
-    file.close();
-    if (!file) throw Error(path, "cannot be written", "check that the folder exists, is writable and has space");
+    write_text_file(path, table.dump() + "\n");
   }
 
   struct Head {

@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/policy/explain.h"
 #include "trace_tools/command.h"
@@ -8,19 +9,33 @@
 namespace kvreplay::cli {
 namespace {
 
+nlohmann::ordered_json json_of(const std::vector<Parameter>& parameters) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const Parameter& parameter : parameters)
+    list.push_back({{"key", parameter.key},
+                    {"allowed", parameter.allowed()},
+                    {"defaults", parameter.defaults},
+                    {"only_with", parameter.only_with},
+                    {"required", parameter.required},
+                    {"meaning", parameter.doc}});
+  return list;
+}
+
 nlohmann::ordered_json json_of(const PolicyDescription& policy) {
-  nlohmann::ordered_json variants = nlohmann::ordered_json::array(), parameters = nlohmann::ordered_json::array();
+  nlohmann::ordered_json variants = nlohmann::ordered_json::array();
   for (const PolicyVariant& variant : policy.variants)
     variants.push_back({{"name", variant.name}, {"source", variant.source}, {"differences", variant.differences}});
-  for (const Parameter& parameter : policy.parameters)
-    parameters.push_back({{"key", parameter.key},
-                          {"allowed", parameter.allowed()},
-                          {"defaults", parameter.defaults},
-                          {"only_with", parameter.only_with},
-                          {"required", parameter.required},
-                          {"meaning", parameter.doc}});
-  return {{"name", policy.name},   {"idea", policy.idea},  {"paper", policy.paper},   {"stages", policy.stages},
-          {"needs", policy.needs}, {"variants", variants}, {"parameters", parameters}};
+  return {{"name", policy.name},
+          {"idea", policy.idea},
+          {"paper", policy.paper},
+          {"stages", policy.stages},
+          {"needs", policy.needs},
+          {"variants", variants},
+          {"parameters", json_of(policy.parameters)}};
+}
+
+nlohmann::ordered_json json_of(const PolicyWrapper& wrapper) {
+  return {{"name", wrapper.name}, {"idea", wrapper.idea}, {"parameters", json_of(wrapper.parameters)}};
 }
 
 constexpr const char* page_head =
@@ -61,7 +76,10 @@ class PoliciesCommand final : public Command {
       const std::string text = call.values["explain"].as<std::string>();
       for (const PolicyWrapper* wrapper : wrapper_registry())
         if (wrapper->name == text) {
-          std::printf("%s", explain_wrapper(*wrapper).c_str());
+          if (call.values.count("markdown") != 0)
+            throw UsageError("kvreplay policies", "--markdown has what goes around policies in its last section",
+                             "leave --explain out, or --markdown");
+          std::printf("%s\n", call.json ? json_of(*wrapper).dump(2).c_str() : explain_wrapper(*wrapper).c_str());
           return 0;
         }
       chosen = {&find_policy(text.substr(0, text.find_first_of("@:")))};

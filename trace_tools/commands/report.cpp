@@ -2,10 +2,10 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <fstream>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/base/text_file.h"
 #include "trace_tools/command.h"
 #include "trace_tools/report/formats.h"
 
@@ -30,10 +30,7 @@ void write_text(const std::string& path, const std::string& text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     return;
   }
-  std::ofstream file(path, std::ios::binary);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  file.close();
-  if (!file) throw Error(path, "cannot be written", "check that the folder exists, is writable and has space");
+  write_text_file(path, text);
 }
 
 class ReportCommand final : public Command {

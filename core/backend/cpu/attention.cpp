@@ -53,9 +53,8 @@ Tensor<float, 3> CpuLayer::queries(int first_head, int end_head, std::int64_t be
                                    const std::string& purpose) const {
   const auto [row, row_end] = query_rows(begin, end);
   if (row < 0) {
-    const auto& recorded = trace->query_positions();
     std::int64_t missing = begin;
-    while (std::binary_search(recorded.begin(), recorded.end(), static_cast<std::int32_t>(missing))) ++missing;
+    while (trace->has_query(missing)) ++missing;
     throw trace->missing_query(missing, purpose);
   }
   return trace->read(layer, LayerDataset::query, {first_head, end_head}, {row, row_end});

@@ -26,24 +26,10 @@ const PolicyDescription& adakv_policy() {
       .parameters = with_scorer_parameters(
           {window_parameter({{"paper", "32"}, {"released", "32"}}), kernel_parameter({{"paper", "7"}, {"released", "5"}}),
            pooling_parameter({"avg", "max", "none"}, {{"paper", "max"}, {"released", "avg"}}),
-           [] {
-             Parameter p;
-             p.key = "floor";
-             p.type = ParameterType::real;
-             p.doc = "share of the budget that is divided equally among the heads";
-             p.minimum = 0;
-             p.maximum = 1;
-             p.defaults = {{"paper", "0.2"}, {"released", "0.2"}};
-             return p;
-           }(),
-           [] {
-             Parameter p;
-             p.key = "normalize";
-             p.type = ParameterType::boolean;
-             p.doc = "weight each head's scores by the share that its B best hold";
-             p.defaults = {{"paper", "false"}, {"released", "true"}};
-             return p;
-           }(),
+           real_parameter("floor", "share of the budget that is divided equally among the heads", 0, 1,
+                          {{"paper", "0.2"}, {"released", "0.2"}}),
+           boolean_parameter("normalize", "weight each head's scores by the share that its B best hold",
+                             {{"paper", "false"}, {"released", "true"}}),
            granularity_parameter({{"paper", "kv_head"}, {"released", "query_head"}}),
            group_parameter({{"paper", "mean"}, {"released", "mean"}}), safeguard_parameter()}),
       .make =

@@ -20,13 +20,10 @@ std::optional<double> blending_of(const PolicySpec& spec) {
 }
 
 Parameter blending_parameter() {
-  Parameter parameter;
-  parameter.key = "blending";
-  parameter.type = ParameterType::text;
-  parameter.doc =
-      "weight of the leverage beside the attention: a number of at least 0, or ratio for the share that is evicted";
-  parameter.defaults = {{"kvpress", "ratio"}};
-  return parameter;
+  return text_parameter(
+      "blending",
+      "weight of the leverage beside the attention: a number of at least 0, or ratio for the share that is evicted",
+      {{"kvpress", "ratio"}});
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ Parameter only_with(Parameter parameter, Condition condition) {
 
 Defaults value(const std::string& text) { return {{"paper", text}}; }
 
-Parameter for_all_variants(Parameter parameter) {
+Parameter as_own(Parameter parameter) {
   parameter.defaults = value(parameter.defaults.begin()->second);
   return parameter;
 }
@@ -77,12 +77,6 @@ std::vector<Parameter> indicator_parameters() {
 std::vector<Parameter> later_parameters() {
   Parameter window = window_parameter(value("32"));
   window.minimum = 0;
-  Parameter table;
-  table.key = "table";
-  table.type = ParameterType::text;
-  table.doc = "JSON file with the importance of every head, as headkv reads it";
-  table.required = true;
-  table.defaults = value("");
   return {
       pooling_parameter({"none", "avg", "max", "adaptive"}, value("none")),
       only_with(kernel_parameter(value("5")), {{"pooling", {"avg", "max", "adaptive"}}}),
@@ -115,8 +109,8 @@ std::vector<Parameter> later_parameters() {
       only_with(boolean_parameter("normalize_heads", "weight each head's scores by the share that its B best hold",
                                   value("false")),
                 {{"allocation", {"adaptive"}}}),
-      only_with(for_all_variants(safeguard_parameter()), {{"allocation", {"safeguard"}}}),
-      only_with(std::move(table), {{"allocation", {"table"}}}),
+      only_with(as_own(safeguard_parameter()), {{"allocation", {"safeguard"}}}),
+      only_with(head_table_parameter(value("")), {{"allocation", {"table"}}}),
       only_with(real_parameter("beta", "1/beta of the budget is shared out by importance, the rest equally; more than 1",
                                1.0001, 10000, value("1.01")),
                 {{"allocation", {"table"}}}),
@@ -128,8 +122,8 @@ std::vector<Parameter> later_parameters() {
                        {"top", "chunks", "per_chunk", "two_stage"}, value("top")),
       only_with(integer_parameter("chunk", "tokens in a chunk", 1, 65536, value("20")),
                 {{"selection", {"chunks", "per_chunk"}}}),
-      only_with(for_all_variants(first_stage_parameter()), {{"selection", {"two_stage"}}}),
-      only_with(for_all_variants(epsilon_parameter()), {{"selection", {"two_stage"}}}),
+      only_with(as_own(first_stage_parameter()), {{"selection", {"two_stage"}}}),
+      only_with(as_own(epsilon_parameter()), {{"selection", {"two_stage"}}}),
       std::move(window),
       integer_parameter("sinks", "the first prompt tokens, always kept and counted in the budget", 0, 65536, value("0")),
   };

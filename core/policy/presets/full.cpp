@@ -23,6 +23,7 @@ const PolicyDescription& full_policy() {
       .variants = {{"paper", "the model as it is", ""}},
       .parameters = {},
       .make = [](const PolicySpec&) { return std::make_unique<FullPolicy>(); },
+      .keeps_everything = true,
   };
   return description;
 }

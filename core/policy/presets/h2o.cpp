@@ -4,6 +4,7 @@
 #include "core/base/error.h"
 #include "core/policy/stages/per_step.h"
 #include "core/policy/stages/stages.h"
+#include "core/policy/timeline.h"
 
 namespace kvreplay {
 namespace {
@@ -26,53 +27,34 @@ class PerStepH2O final : public Policy {
     const Array grouped = grouping_.apply(layer, causal_column_sums(layer));
     const std::vector<float> accumulated = layer.backend().download(grouped);
     const std::int64_t heads = grouped.dim(0), n = layer.candidates();
-    for (std::int64_t h = 0; h < heads; ++h)
-      simulate(layer, h, {accumulated.data() + h * n, static_cast<std::size_t>(n)}, heavy, recent, result.evicted_at);
+    for (std::int64_t h = 0; h < heads; ++h) {
+      std::vector<double> score(static_cast<std::size_t>(layer.tokens()), 0.0);  // by position
+      std::copy_n(accumulated.begin() + h * n, n, score.begin() + layer.first_candidate());
+      const auto row = replay_timeline(layer, [&](const Moment& moment) {
+        const RetainedSet cache{moment.cached};
+        if (moment.step > 0) {
+          const auto received = group_attention(layer, h, heads, grouping_.reduction, cache, moment.step);
+          for (std::size_t slot = 0; slot < received.size(); ++slot)
+            score[static_cast<std::size_t>(moment.cached[slot])] += received[slot];
+        }
+        return heavy_and_recent(cache, score, heavy, recent);
+      });
+      std::copy(row.begin(), row.end(), &result.evicted_at(h, 0));
+    }
     return result;
   }
 
  private:
-  void simulate(LayerWorkspace& layer, std::int64_t head, std::span<const float> prompt_sums, std::size_t heavy,
-                std::size_t recent, Tensor<std::int32_t, 2>& evicted_at) const {
-    RetainedSet cache;
-    std::vector<double> score(prompt_sums.begin(), prompt_sums.end());
-    for (std::int64_t position = layer.first_candidate(); position < layer.prompt(); ++position)
-      cache.positions.push_back(static_cast<std::int32_t>(position));
-
-    const auto shrink = [&](std::int64_t step) {
-      const std::size_t size = cache.positions.size();
-      if (size <= heavy + recent) return;
-      std::vector<std::size_t> kept = top_slots(score, size - recent, heavy);
-      for (std::size_t slot = size - recent; slot < size; ++slot) kept.push_back(slot);
-      for (const auto position : cache.positions) evicted_at(head, position) = static_cast<std::int32_t>(step);
-      for (std::size_t k = 0; k < kept.size(); ++k) {
-        cache.positions[k] = cache.positions[kept[k]];
-        score[k] = score[kept[k]];
-        evicted_at(head, cache.positions[k]) = -1;
-      }
-      cache.positions.resize(kept.size());
-      score.resize(kept.size());
-    };
-
-    shrink(0);
-    for (std::int64_t step = 1; step <= layer.loaded().steps(); ++step) {
-      const std::int64_t position = layer.prompt() + step - 1;
-      drop_invisible(layer, position, cache, score);
-      cache.positions.push_back(static_cast<std::int32_t>(position));
-      score.push_back(0);
-      const auto received = group_attention(layer, head, evicted_at.dim(0), grouping_.reduction, cache, step);
-      for (std::size_t slot = 0; slot < score.size(); ++slot) score[slot] += received[slot];
-      shrink(step);
-    }
-  }
-
-  // Tokens that the layer's sliding window no longer shows leave the cache; they are not evicted by the policy.
-  static void drop_invisible(const LayerWorkspace& layer, std::int64_t position, RetainedSet& cache,
-                             std::vector<double>& score) {
-    const auto low = layer.loaded().first_visible(position);
-    const auto first = std::lower_bound(cache.positions.begin(), cache.positions.end(), low);
-    score.erase(score.begin(), score.begin() + (first - cache.positions.begin()));
-    cache.positions.erase(cache.positions.begin(), first);
+  static std::vector<std::int32_t> heavy_and_recent(const RetainedSet& cache, const std::vector<double>& score,
+                                                    std::size_t heavy, std::size_t recent) {
+    const std::size_t size = cache.positions.size();
+    if (size <= heavy + recent) return cache.positions;
+    std::vector<double> older;
+    for (std::size_t slot = 0; slot < size - recent; ++slot)
+      older.push_back(score[static_cast<std::size_t>(cache.positions[slot])]);
+    std::vector<std::int32_t> kept = cache.at(top_slots(older, older.size(), heavy));
+    kept.insert(kept.end(), cache.positions.end() - static_cast<std::ptrdiff_t>(recent), cache.positions.end());
+    return kept;
   }
 
   int heavy_, recent_;
@@ -80,13 +62,7 @@ class PerStepH2O final : public Policy {
 };
 
 Parameter size_parameter(const char* key, const char* doc) {
-  Parameter p;
-  p.key = key;
-  p.doc = doc;
-  p.minimum = 0;
-  p.maximum = 16777216;
-  p.defaults = {{"original", "0"}, {"original_mask", "0"}};
-  return p;
+  return integer_parameter(key, doc, 0, 16777216, {{"original", "0"}, {"original_mask", "0"}});
 }
 
 }  // namespace

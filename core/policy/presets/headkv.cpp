@@ -25,15 +25,7 @@ const PolicyDescription& headkv_policy() {
            {"original", "FYYFU/HeadKV at 0862a09",
             "The pool is M - W; importances are raised to the power `temperature` and normalised again."}},
       .parameters =
-          {[] {
-             Parameter p;
-             p.key = "table";
-             p.type = ParameterType::text;
-             p.doc = "JSON file {\"layer-head\": importance or list, ...}; other keys and plain lists are read row-major";
-             p.required = true;
-             p.defaults = {{"paper", ""}, {"released", ""}, {"factory", ""}, {"original", ""}};
-             return p;
-           }(),
+          {head_table_parameter({{"paper", ""}, {"released", ""}, {"factory", ""}, {"original", ""}}),
            window_parameter({{"paper", "32"}, {"released", "32"}, {"factory", "8"}, {"original", "32"}}),
            kernel_parameter({{"paper", "7"}, {"released", "5"}, {"factory", "7"}, {"original", "7"}}),
            pooling_parameter({"avg", "max", "none"},

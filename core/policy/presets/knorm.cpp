@@ -5,8 +5,10 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/policy/stages/host_tensors.h"
 #include "core/policy/stages/per_step.h"
 #include "core/policy/stages/scorers.h"
+#include "core/policy/timeline.h"
 
 namespace kvreplay {
 namespace {
@@ -21,42 +23,22 @@ class PruningPolicy final : public Policy {
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t) const override {
     LayerEvictions result = layer.nothing_evicted(Granularity::kv_head);
+    const Tensor<float, 3>& keys = layer.host(LayerDataset::key);
     for (std::int64_t h = 0; h < result.evicted_at.dim(0); ++h) {
-      const auto key = layer.trace().read(layer.layer(), LayerDataset::key, {h, h + 1});
-      RetainedSet cache;
-      std::vector<double> score;
-      const auto append = [&](std::int64_t position) {
-        double squared = 0;
-        for (const float x : key.view()[0][position].flat()) squared += static_cast<double>(x) * x;
-        cache.positions.push_back(static_cast<std::int32_t>(position));
-        score.push_back(-std::sqrt(squared));
-      };
-      for (std::int64_t position = layer.first_candidate(); position < layer.prompt(); ++position) append(position);
-      prune(cache, score, 0, h, result.evicted_at);
-      for (std::int64_t step = 1; step <= layer.loaded().steps(); ++step) {
-        append(layer.prompt() + step - 1);
-        prune(cache, score, step, h, result.evicted_at);
-      }
+      const auto row = replay_timeline(layer, [&](const Moment& moment) {
+        const std::size_t size = moment.cached.size();
+        if (size < static_cast<std::size_t>(prune_after_)) return moment.cached;
+        std::vector<double> score;
+        for (const auto position : moment.cached) score.push_back(-length_of(keys.view()[h][position].flat()));
+        const auto kept = static_cast<std::size_t>(std::ceil(keep_ratio_ * static_cast<double>(size)));
+        return RetainedSet{moment.cached}.at(top_slots(score, size, kept));
+      });
+      std::copy(row.begin(), row.end(), &result.evicted_at(h, 0));
     }
     return result;
   }
 
  private:
-  void prune(RetainedSet& cache, std::vector<double>& score, std::int64_t step, std::int64_t head,
-             Tensor<std::int32_t, 2>& evicted_at) const {
-    const std::size_t size = cache.positions.size();
-    if (size < static_cast<std::size_t>(prune_after_)) return;
-    const auto kept = top_slots(score, size, static_cast<std::size_t>(std::ceil(keep_ratio_ * static_cast<double>(size))));
-    for (const auto position : cache.positions) evicted_at(head, position) = static_cast<std::int32_t>(step);
-    for (std::size_t k = 0; k < kept.size(); ++k) {
-      cache.positions[k] = cache.positions[kept[k]];
-      score[k] = score[kept[k]];
-      evicted_at(head, cache.positions[k]) = -1;
-    }
-    cache.positions.resize(kept.size());
-    score.resize(kept.size());
-  }
-
   double keep_ratio_;
   int prune_after_;
 };
@@ -97,33 +79,12 @@ const PolicyDescription& knorm_policy() {
                     "Whenever the cache holds prune_after tokens, ceil(keep_ratio · length) of them stay; these win over "
                     "the budget."},
                    {"kvpress", "NVIDIA/kvpress at 8bb29b9", "As paper."}},
-      .parameters = {[] {
-                       Parameter p;
-                       p.key = "skip_layers";
-                       p.type = ParameterType::text;
-                       p.doc = "layers that evict nothing: none, or numbers with ; between";
-                       p.defaults = {{"paper", "none"}, {"released", "0;1"}};
-                       return p;
-                     }(),
-                     [] {
-                       Parameter p;
-                       p.key = "keep_ratio";
-                       p.type = ParameterType::real;
-                       p.doc = "share of the cache that stays when it is pruned";
-                       p.minimum = 1e-6;
-                       p.maximum = 1;
-                       p.defaults = {{"original", "0.9"}};
-                       return p;
-                     }(),
-                     [] {
-                       Parameter p;
-                       p.key = "prune_after";
-                       p.doc = "tokens in the cache from which on it is pruned";
-                       p.minimum = 1;
-                       p.maximum = 16777216;
-                       p.defaults = {{"original", "2048"}};
-                       return p;
-                     }()},
+      .parameters = {text_parameter("skip_layers", "layers that evict nothing: none, or numbers with ; between",
+                                    {{"paper", "none"}, {"released", "0;1"}}),
+                     real_parameter("keep_ratio", "share of the cache that stays when it is pruned", 1e-6, 1,
+                                    {{"original", "0.9"}}),
+                     integer_parameter("prune_after", "tokens in the cache from which on it is pruned", 1, 16777216,
+                                       {{"original", "2048"}})},
       .make = [](const PolicySpec& spec) -> std::unique_ptr<Policy> {
         if (spec.variant == "original")
           return std::make_unique<PruningPolicy>(spec.values.real("keep_ratio"), spec.values.integer("prune_after"));

@@ -1,5 +1,6 @@
 // What the model looks at when it is asked to repeat the context (Kim et al. 2025).
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "core/policy/stages/kvpress.h"
@@ -53,12 +54,6 @@ class KvzipPolicy : public Policy {
                     Tensor<std::int32_t, 2>& evicted_at) const = 0;
 };
 
-// Candidates of a layer: prompt tokens that its sliding window still shows.
-std::int64_t first_candidate(const Trace& trace, int layer) {
-  const int window = trace.sliding_window(layer);
-  return window > 0 ? std::max<std::int64_t>(0, trace.prompt_length() - window) : 0;
-}
-
 // The share r of all pairs goes that have the lowest scores: of all layers together, or of each by itself.
 class LowestPolicy final : public KvzipPolicy {
  public:
@@ -91,15 +86,17 @@ class LowestPolicy final : public KvzipPolicy {
     const auto& counts =
         layer.shared_across_layers<std::map<int, std::int64_t>>("kvzip counts:" + std::to_string(budget), [&] {
           std::vector<std::pair<Ranked, int>> order;
-          double share = 0;
+          std::map<std::int64_t, std::int64_t> pairs;  // by how many candidates their layer has
           for (const int each : all.layers) {
             const std::int64_t candidates = layer.trace().prompt_length() - first_candidate(layer.trace(), each);
             if (budget >= candidates) continue;
             const auto of_layer = ranked(layer.trace(), all, each);
-            share = kvpress_ratio(candidates, budget);
+            pairs[candidates] += std::ssize(of_layer);
             for (const Ranked& entry : of_layer) order.push_back({{entry.first, std::ssize(order)}, each});
           }
-          const std::int64_t count = truncated(static_cast<double>(order.size()) * share);
+          std::int64_t count = 0;
+          for (const auto& [candidates, size] : pairs)
+            count += truncated(static_cast<double>(size) * kvpress_ratio(candidates, budget));
           std::nth_element(order.begin(), order.begin() + count, order.end());
           std::map<int, std::int64_t> evicted;
           for (auto it = order.begin(); it != order.begin() + count; ++it) ++evicted[it->second];

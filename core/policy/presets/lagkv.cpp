@@ -25,17 +25,19 @@ class RecursiveLagPolicy final : public Policy {
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t) const override {
     LayerEvictions result = layer.nothing_evicted(Granularity::kv_head);
-    const IndexRange rows{layer.first_candidate(), layer.tokens()};
+    const std::int64_t first = layer.first_candidate();
+    const auto rows_of = [&](LayerDataset which, std::int64_t h) {
+      return TensorView<const float, 2>(&layer.host(which)(h, first, 0), {layer.tokens() - first, layer.model().head_dim});
+    };
     for (std::int64_t h = 0; h < result.evicted_at.dim(0); ++h) {
-      const auto keys = layer.trace().read(layer.layer(), LayerDataset::key, {h, h + 1}, rows);
-      const auto values = layer.trace().read(layer.layer(), LayerDataset::value, {h, h + 1}, rows);
+      const auto keys = rows_of(LayerDataset::key, h), values = rows_of(LayerDataset::value, h);
       // What follows the compressed part is always a run of the text: `next` is where it begins, `base` how many lie before.
       std::int64_t next = settings_.sinks, base = settings_.sinks;
       for (std::int64_t step = 0; step <= layer.loaded().steps(); ++step) {
         const std::int64_t read = layer.candidates() + step;
         for (; read - next >= 2 * settings_.lag; next += settings_.lag, base += kept_of_a_block()) {
           std::int32_t* evicted_at = result.evicted_at.view()[h].data() + layer.first_candidate() + next;
-          cut_block(keys.view()[0], values.view()[0], next, static_cast<std::int32_t>(step), evicted_at);
+          cut_block(keys, values, next, static_cast<std::int32_t>(step), evicted_at);
         }
         if (step == 0 && base + read - next < layer.candidates())
           layer.remark("ratio keeps " + std::to_string(base + read - next) + " tokens; it wins over the budget");

@@ -84,11 +84,11 @@ class OracleOutputPolicy final : public Policy {
       throw Error(layer.trace().path(), "has no generated tokens, which oracle_output looks ahead at",
                   "capture with --generate N, or --prompt-length P below the number of ids");
     const std::int64_t heads = granularity_heads(granularity_, layer.model()), group = layer.model().num_query_heads / heads;
-    const auto value = layer.trace().read(layer.layer(), LayerDataset::value);
+    const Tensor<float, 3>& value = layer.host(LayerDataset::value);
     const auto factors = project_ ? projection_factors(layer) : std::vector<Matrix>{};
     for (int q = 0; q < layer.model().num_query_heads; ++q) shared_decode_logits(layer, q);  // before threads read them
     std::vector<Orders> orders(static_cast<std::size_t>(heads));
-    // One head's terms at a time for each thread; both directions are searched from them.
+    // One head's terms at a time for each thread; each direction makes its own, which is cheap beside the search.
     parallel_for(2 * heads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t piece = begin; piece < end; ++piece) {
         std::vector<OutputTerm> terms;
@@ -122,10 +122,7 @@ class OracleOutputPolicy final : public Policy {
     term.fixed_deviation = Tensor<double, 2>({steps, d}, 0.0);
     const auto& logits = shared_decode_logits(layer, query_head);
     for (std::int64_t s = 0; s < steps; ++s) {
-      RetainedSet seen;
-      const std::int64_t position = layer.prompt() + s;
-      for (std::int64_t t = layer.loaded().first_visible(position); t <= position; ++t)
-        seen.positions.push_back(static_cast<std::int32_t>(t));
+      const RetainedSet seen = RetainedSet::visible(layer, s + 1);
       const auto attention = seen.attention(logits.data() + s * tokens);
       for (std::size_t slot = 0; slot < attention.size(); ++slot)
         for (std::int64_t i = 0; i < d; ++i) term.output(s, i) += attention[slot] * value(seen.positions[slot] - first, i);
@@ -176,11 +173,7 @@ const PolicyDescription& oracle_output_policy() {
                      boolean_parameter("project", "errors after W_o (false: errors of the head outputs)",
                                        {{"paper", "true"}})},
       .make = [](const PolicySpec& spec) -> std::unique_ptr<Policy> {
-        const std::string& granularity = spec.values.text("granularity");
-        return std::make_unique<OracleOutputPolicy>(granularity == "query_head" ? Granularity::query_head
-                                                    : granularity == "kv_head"  ? Granularity::kv_head
-                                                                                : Granularity::layer,
-                                                    spec.values.boolean("project"));
+        return std::make_unique<OracleOutputPolicy>(granularity_of(spec.values), spec.values.boolean("project"));
       },
       .hindsight = true,
   };

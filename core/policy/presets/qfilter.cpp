@@ -5,6 +5,7 @@
 #include "core/policy/stages/per_step.h"
 #include "core/policy/stages/query_filter.h"
 #include "core/policy/stages/scorers.h"
+#include "core/policy/timeline.h"
 
 namespace kvreplay {
 namespace {
@@ -20,50 +21,33 @@ class FilteredCachePolicy final : public Policy {
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
     LayerEvictions result = layer.nothing_evicted(Granularity::kv_head);
     const Tensor<float, 2>& filters = source_.of(layer);
+    const Tensor<float, 3>& keys = layer.host(LayerDataset::key);
     for (std::int64_t h = 0; h < result.evicted_at.dim(0); ++h) {
-      const auto keys = layer.trace().read(layer.layer(), LayerDataset::key, {h, h + 1}, {layer.first_candidate(), -1});
-      std::vector<std::int32_t> rows;  // of keys
-      std::vector<double> score;
-      for (std::int64_t step = 0; step <= layer.loaded().steps(); ++step) {
-        const std::int64_t read = layer.candidates() + step;
-        for (auto row = static_cast<std::int64_t>(score.size()); row < read; ++row) {
-          rows.push_back(static_cast<std::int32_t>(row));
-          score.push_back(filter_score(filters.view()[h].flat(), keys.view()[0][row].flat()));
-        }
-        cut(rows, score, budget, static_cast<std::int32_t>(step),
-            result.evicted_at.view()[h].data() + layer.first_candidate());
-      }
+      const auto row = replay_timeline(layer, [&](const Moment& moment) {
+        if (std::ssize(moment.cached) <= budget) return moment.cached;
+        const RetainedSet cache{moment.cached};
+        std::vector<double> score;
+        for (const auto position : cache.positions)
+          score.push_back(filter_score(filters.view()[h].flat(), keys.view()[h][position].flat()));
+        auto kept = cache.at(
+            top_slots(score, score.size() - static_cast<std::size_t>(recent_), static_cast<std::size_t>(budget - recent_)));
+        kept.insert(kept.end(), cache.positions.end() - recent_, cache.positions.end());
+        return kept;
+      });
+      std::copy(row.begin(), row.end(), &result.evicted_at(h, 0));
     }
     return result;
   }
 
  private:
-  void cut(std::vector<std::int32_t>& rows, const std::vector<double>& score, std::int64_t budget, std::int32_t step,
-           std::int32_t* evicted_at) const {
-    if (std::ssize(rows) <= budget) return;
-    std::vector<double> cached;
-    for (const auto row : rows) cached.push_back(score[static_cast<std::size_t>(row)]);
-    const std::size_t older = rows.size() - static_cast<std::size_t>(recent_);
-    const auto slots = top_slots(cached, older, static_cast<std::size_t>(budget - recent_));
-    std::vector<std::int32_t> kept;
-    for (const std::size_t slot : slots) kept.push_back(rows[slot]);
-    kept.insert(kept.end(), rows.begin() + static_cast<std::ptrdiff_t>(older), rows.end());
-    for (const auto row : rows) evicted_at[row] = step;
-    for (const auto row : kept) evicted_at[row] = -1;
-    rows = std::move(kept);
-  }
-
   FilterSource source_;
   std::int64_t recent_;
 };
 
 Parameter filters_parameter() {
-  Parameter parameter;
-  parameter.key = "filters";
-  parameter.type = ParameterType::text;
-  parameter.doc = "a file that `kvreplay filters` wrote (without commas in its path), or own: from this prompt's queries";
-  parameter.defaults = {{"kvpress", FilterSource::own_name}, {"original", FilterSource::own_name}};
-  return parameter;
+  return text_parameter(
+      "filters", "a file that `kvreplay filters` wrote (without commas in its path), or own: from this prompt's queries",
+      {{"kvpress", FilterSource::own_name}, {"original", FilterSource::own_name}});
 }
 
 }  // namespace

@@ -56,24 +56,14 @@ const PolicyDescription& random_policy() {
                        p.doc = "the last prompt tokens, always kept and counted in the budget";
                        return p;
                      }(),
-                     [] {
-                       Parameter p;
-                       p.key = "seed";
-                       p.doc = "of the counter-based generator, together with layer and head";
-                       p.minimum = 0;
-                       p.maximum = 2147483647;
-                       p.defaults = {{"paper", "0"}};
-                       return p;
-                     }(),
+                     integer_parameter("seed", "of the counter-based generator, together with layer and head", 0, 2147483647,
+                                       {{"paper", "0"}}),
                      granularity_parameter({{"paper", "kv_head"}})},
       .make =
           [](const PolicySpec& spec) {
-            const std::string& granularity = spec.values.text("granularity");
             return std::make_unique<RandomPolicy>(spec.values.integer("window"),
                                                   static_cast<std::uint64_t>(spec.values.integer("seed")),
-                                                  granularity == "query_head" ? Granularity::query_head
-                                                  : granularity == "kv_head"  ? Granularity::kv_head
-                                                                              : Granularity::layer);
+                                                  granularity_of(spec.values));
           },
   };
   return description;

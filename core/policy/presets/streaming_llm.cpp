@@ -58,13 +58,8 @@ class FirstAndLastPolicy final : public Policy {
 };
 
 Parameter sinks_parameter() {
-  Parameter p;
-  p.key = "sinks";
-  p.doc = "the first tokens, always kept and counted in the budget";
-  p.minimum = 0;
-  p.maximum = 65536;
-  p.defaults = {{"paper", "4"}, {"original", "4"}, {"kvpress", "4"}};
-  return p;
+  return integer_parameter("sinks", "the first tokens, always kept and counted in the budget", 0, 65536,
+                           {{"paper", "4"}, {"original", "4"}, {"kvpress", "4"}});
 }
 
 Parameter streaming_window_parameter() {

@@ -4,6 +4,7 @@
 #include "core/policy/stages/kvpress.h"
 #include "core/policy/stages/per_step.h"
 #include "core/policy/stages/scorers.h"
+#include "core/policy/timeline.h"
 
 namespace kvreplay {
 namespace {
@@ -16,32 +17,14 @@ class TovaPolicy final : public Policy {
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
     LayerEvictions result = layer.nothing_evicted(Granularity::layer);
     const auto size = static_cast<std::size_t>(budget);
-    RetainedSet cache;
-    for (std::int64_t position = layer.first_candidate(); position < layer.prompt(); ++position)
-      cache.positions.push_back(static_cast<std::int32_t>(position));
-    const auto keep_best = [&](const std::vector<double>& score, std::int64_t step) {
-      for (const auto position : cache.positions) result.evicted_at(0, position) = static_cast<std::int32_t>(step);
-      std::vector<std::int32_t> kept;
-      for (const std::size_t slot : top_slots(score, score.size(), size)) kept.push_back(cache.positions[slot]);
-      for (const auto position : kept) result.evicted_at(0, position) = -1;
-      cache.positions = std::move(kept);
-    };
-
-    if (cache.positions.size() > size) keep_best(last_prompt_row(layer), 0);
-    const int heads = layer.loaded().num_query_heads;
-    for (std::int64_t step = 1; step <= layer.loaded().steps(); ++step) {
-      const std::int64_t position = layer.prompt() + step - 1;
-      const auto low = layer.loaded().first_visible(position);
-      cache.positions.erase(cache.positions.begin(), std::lower_bound(cache.positions.begin(), cache.positions.end(), low));
-      cache.positions.push_back(static_cast<std::int32_t>(position));
-      if (cache.positions.size() <= size) continue;
-      std::vector<double> score(cache.positions.size());
-      for (int h = 0; h < heads; ++h) {
-        const auto attention = cache.attention(shared_decode_logits(layer, h).data() + (step - 1) * layer.tokens());
-        for (std::size_t slot = 0; slot < score.size(); ++slot) score[slot] += attention[slot] / heads;
-      }
-      keep_best(score, step);
-    }
+    const auto row = replay_timeline(layer, [&](const Moment& moment) {
+      if (moment.cached.size() <= size) return moment.cached;
+      const RetainedSet cache{moment.cached};
+      const std::vector<double> score =
+          moment.step == 0 ? last_prompt_row(layer) : group_attention(layer, 0, 1, Reduction::mean, cache, moment.step);
+      return cache.at(top_slots(score, score.size(), size));
+    });
+    std::copy(row.begin(), row.end(), result.evicted_at.data());
     return result;
   }
 

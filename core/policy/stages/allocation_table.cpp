@@ -118,8 +118,7 @@ class TableAllocation final : public Allocation {
   static std::int64_t candidates_of(const LayerWorkspace& workspace, int layer) {
     const Trace& trace = workspace.trace();
     const bool captured = std::find(trace.layers().begin(), trace.layers().end(), layer) != trace.layers().end();
-    const int window = captured ? trace.sliding_window(layer) : 0;
-    return window > 0 ? std::min<std::int64_t>(window, workspace.prompt()) : workspace.prompt();
+    return workspace.prompt() - (captured ? first_candidate(trace, layer) : 0);
   }
 
   HeadTableSettings settings_;

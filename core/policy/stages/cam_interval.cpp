@@ -1,4 +1,5 @@
 #include "core/policy/stages/cam.h"
+#include "core/policy/stages/host_tensors.h"
 #include "core/policy/stages/per_step.h"
 
 namespace kvreplay {
@@ -38,7 +39,7 @@ class CamIntervalPolicy final : public Policy {
     if (budget >= layer.candidates() + layer.loaded().steps()) return result;
     result.changes.heads = heads;
     result.changes.dim = d;
-    const auto recorded = layer.trace().read(layer.layer(), LayerDataset::value);
+    const Tensor<float, 3>& recorded = layer.host(LayerDataset::value);
     const std::vector<double> norms = settings_.key_norms ? key_norms(layer) : std::vector<double>{};
     IntervalCache cache;
     cache.received.resize(static_cast<std::size_t>(heads));
@@ -67,14 +68,10 @@ class CamIntervalPolicy final : public Policy {
  private:
   // Σ over KV heads of the norm of each key, by position.
   static std::vector<double> key_norms(LayerWorkspace& layer) {
-    const auto key = layer.trace().read(layer.layer(), LayerDataset::key);
+    const Tensor<float, 3>& key = layer.host(LayerDataset::key);
     std::vector<double> norms(static_cast<std::size_t>(layer.tokens()));
     for (std::int64_t h = 0; h < key.dim(0); ++h)
-      for (std::int64_t t = 0; t < key.dim(1); ++t) {
-        double squared = 0;
-        for (std::int64_t i = 0; i < key.dim(2); ++i) squared += static_cast<double>(key(h, t, i)) * key(h, t, i);
-        norms[static_cast<std::size_t>(t)] += std::sqrt(squared);
-      }
+      for (std::int64_t t = 0; t < key.dim(1); ++t) norms[static_cast<std::size_t>(t)] += length_of(key.view()[h][t].flat());
     return norms;
   }
 

@@ -55,9 +55,9 @@ class CamPromptPolicy final : public Policy {
 
   Merged merged_values(LayerWorkspace& layer, std::int64_t head, std::int64_t kv_head, std::span<const float> mean) const {
     const std::int64_t n = layer.candidates(), d = layer.model().head_dim;
-    const auto recorded = layer.trace().read(layer.layer(), LayerDataset::value, {kv_head, kv_head + 1});
+    const Tensor<float, 3>& recorded = layer.host(LayerDataset::value);
     Merged merged{Tensor<double, 2>({n, d}), std::vector<bool>(static_cast<std::size_t>(n))};
-    std::copy_n(&recorded(0, layer.first_candidate(), 0), n * d, merged.value.data());
+    std::copy_n(&recorded(kv_head, layer.first_candidate(), 0), n * d, merged.value.data());
     const std::int64_t start = (n + 9) / 10;
     const float first = *std::max_element(mean.begin(), mean.begin() + start);
     for (std::int64_t p = start; p + window_ < n; ++p) {

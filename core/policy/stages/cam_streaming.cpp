@@ -58,9 +58,9 @@ class CamStreamingPolicy final : public Policy {
   void merge(LayerWorkspace& layer, std::int64_t head, std::int64_t kv_head, std::int64_t set, std::int64_t recent,
              LayerEvictions& result) const {
     const std::int64_t d = layer.model().head_dim, kv_heads = result.changes.heads;
-    const auto recorded = layer.trace().read(layer.layer(), LayerDataset::value, {kv_head, kv_head + 1});
+    const Tensor<float, 3>& recorded = layer.host(LayerDataset::value);
     Tensor<double, 2> value({layer.tokens(), d});
-    std::copy_n(recorded.data(), recorded.size(), value.data());
+    std::copy_n(&recorded(kv_head, 0, 0), layer.tokens() * d, value.data());
     for (std::int64_t step = 1; step <= layer.loaded().steps(); ++step) {
       const std::int64_t position = layer.prompt() + step - 1;
       // As published: the oldest that the next query still sees. Else what leaves after this step.

@@ -12,6 +12,7 @@ namespace {
 using Shared = std::shared_ptr<const Tensor<float, 3>>;
 
 const Tensor<float, 3>& candidate_rows(LayerWorkspace& layer, LayerDataset which, std::int64_t first_row) {
+  if (first_row == 0 && layer.candidates() == layer.trace().shape(layer.layer(), which)[1]) return layer.host(which);
   return *layer.shared<Shared>("host:" + std::string(layer_dataset_name(which)), [&] {
     const IndexRange rows{first_row, first_row + layer.candidates()};
     return std::make_shared<const Tensor<float, 3>>(layer.trace().read(layer.layer(), which, {}, rows));

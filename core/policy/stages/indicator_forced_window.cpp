@@ -19,7 +19,7 @@ class ForcedWindowIndicator final : public Indicator {
     if (columns <= 0)
       throw Error(layer.trace().path(),
                   "layer " + std::to_string(layer.layer()) + " holds " + std::to_string(layer.candidates()) +
-                      " tokens when the prompt ends, no more than the window of " + std::to_string(window_),
+                      " tokens, no more than the window of " + std::to_string(window_),
                   "use a smaller window");
     const Array scores = layer.backend().prefix(shared_score(*scored_, layer, budget), columns);
     return with_forced_ends(layer, pooling_->pool({layer, scores, budget}), 0, window_);

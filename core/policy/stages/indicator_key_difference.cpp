@@ -4,6 +4,7 @@
 #include "core/base/parallel.h"
 #include "core/policy/stages/host_tensors.h"
 #include "core/policy/stages/indicators_without_queries.h"
+#include "core/policy/stages/per_step.h"
 
 namespace kvreplay {
 namespace {
@@ -51,11 +52,7 @@ class StreamedKeyDifference final : public Selection {
       const std::int64_t end = std::min(begin + chunk_, keys.dim(0));
       for (std::int64_t i = begin; i < end; ++i) cache.push_back(static_cast<std::int32_t>(i));
       const std::vector<double> score = key_differences(keys, cache);
-      std::vector<std::size_t> order(cache.size());
-      for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-      std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return score[a] > score[b]; });
-      order.resize(static_cast<std::size_t>(size));
-      std::sort(order.begin(), order.end());
+      const auto order = top_slots(score, score.size(), static_cast<std::size_t>(size));
       for (std::size_t i = 0; i < order.size(); ++i) cache[i] = cache[order[i]];
       cache.resize(order.size());
     }

@@ -28,11 +28,6 @@ std::string recorded_case(const Trace& trace, const std::string& policy) {
   return "";
 }
 
-std::string layer_name(int layer) {
-  const std::string digits = std::to_string(layer);
-  return std::string(digits.size() < 3 ? 3 - digits.size() : 0, '0') + digits;
-}
-
 class LeverageIndicator final : public Indicator {
  public:
   explicit LeverageIndicator(SketchSettings settings) : settings_(std::move(settings)) {}

@@ -38,6 +38,15 @@ Parameter boolean_parameter(std::string key, std::string doc, Defaults defaults)
   return parameter;
 }
 
+Parameter text_parameter(std::string key, std::string doc, Defaults defaults) {
+  Parameter parameter;
+  parameter.key = std::move(key);
+  parameter.type = ParameterType::text;
+  parameter.doc = std::move(doc);
+  parameter.defaults = std::move(defaults);
+  return parameter;
+}
+
 Parameter window_parameter(Defaults defaults) {
   return integer_parameter("window",
                            "the last prompt tokens W: their queries score, they are always kept and count in the budget", 1,
@@ -62,6 +71,14 @@ Parameter group_parameter(Defaults defaults) {
                           {"mean", "max", "sum"}, std::move(defaults));
 }
 
+Parameter head_table_parameter(Defaults defaults) {
+  Parameter parameter = text_parameter(
+      "table", "JSON file {\"layer-head\": importance or list, ...}; other keys and plain lists are read row-major",
+      std::move(defaults));
+  parameter.required = true;
+  return parameter;
+}
+
 Parameter allocation_parameter(Defaults defaults) {
   return choice_parameter("allocation", "budgets of the layers: the same, or a pyramid (large first, small last)",
                           {"uniform", "pyramid"}, std::move(defaults));
@@ -72,12 +89,16 @@ Parameter beta_parameter(Defaults defaults) {
                            std::move(defaults));
 }
 
+Granularity granularity_of(const ParameterValues& values) {
+  const std::string& granularity = values.text("granularity");
+  return granularity == "query_head" ? Granularity::query_head
+         : granularity == "kv_head"  ? Granularity::kv_head
+                                     : Granularity::layer;
+}
+
 Grouping grouping_of(const ParameterValues& values) {
   Grouping grouping;
-  const std::string& granularity = values.text("granularity");
-  grouping.granularity = granularity == "query_head" ? Granularity::query_head
-                         : granularity == "kv_head"  ? Granularity::kv_head
-                                                     : Granularity::layer;
+  grouping.granularity = granularity_of(values);
   const std::string& group = values.text("group");
   grouping.reduction = group == "mean" ? Reduction::mean : group == "max" ? Reduction::max : Reduction::sum;
   return grouping;

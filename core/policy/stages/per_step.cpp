@@ -7,6 +7,24 @@
 
 namespace kvreplay {
 
+RetainedSet RetainedSet::range(std::int64_t begin, std::int64_t end) {
+  RetainedSet set;
+  set.positions.resize(static_cast<std::size_t>(end - begin));
+  std::iota(set.positions.begin(), set.positions.end(), static_cast<std::int32_t>(begin));
+  return set;
+}
+
+RetainedSet RetainedSet::visible(const LayerWorkspace& layer, std::int64_t step) {
+  const std::int64_t position = layer.prompt() + step - 1;
+  return range(layer.loaded().first_visible(position), position + 1);
+}
+
+std::vector<std::int32_t> RetainedSet::at(const std::vector<std::size_t>& slots) const {
+  std::vector<std::int32_t> chosen;
+  for (const std::size_t slot : slots) chosen.push_back(positions[slot]);
+  return chosen;
+}
+
 std::vector<double> RetainedSet::attention(const float* logits) const {
   double top = -std::numeric_limits<double>::infinity();
   for (const auto position : positions) top = std::max<double>(top, logits[position]);

@@ -16,6 +16,12 @@ namespace kvreplay {
 struct RetainedSet {
   std::vector<std::int32_t> positions;
 
+  static RetainedSet range(std::int64_t begin, std::int64_t end);  // positions [begin, end)
+  // What the query of a decode step (from 1) sees with the full cache.
+  static RetainedSet visible(const LayerWorkspace& layer, std::int64_t step);
+
+  std::vector<std::int32_t> at(const std::vector<std::size_t>& slots) const;  // positions of these slots
+
   // Attention weights over the retained positions from one row of logits by position (decode_logits), in float64.
   std::vector<double> attention(const float* logits) const;
 };

@@ -14,10 +14,7 @@ namespace {
 constexpr const char* group = "/repeat_pass";
 constexpr std::int64_t scored_sinks = 4;
 
-std::string node_of(int layer, const char* name) {
-  const std::string digits = std::to_string(layer);
-  return std::string(group) + "/" + std::string(digits.size() < 3 ? 3 - digits.size() : 0, '0') + digits + "/" + name;
-}
+std::string node_of(int layer, const char* name) { return std::string(group) + "/" + layer_name(layer) + "/" + name; }
 
 [[noreturn]] void refuse(const Trace& trace, const std::string& what) {
   throw Error(trace.path() + ":" + group, what, "`kvreplay capture --repeat-pass` writes a repeat pass");
@@ -82,6 +79,7 @@ RepeatPass read_repeat_pass(const Trace& trace) {
   } catch (const nlohmann::json::exception&) {
     refuse(trace, "has a layout that is not understood");
   }
+  if (pass.chunks.empty()) refuse(trace, "has no chunks");
   std::int64_t covered = pass.context_begin;
   for (const RepeatChunk& chunk : pass.chunks) {
     if (chunk.begin != covered || chunk.end <= chunk.begin) refuse(trace, "has chunks that do not follow each other");

@@ -184,13 +184,16 @@ Parameter choice_parameter(std::string key, std::string doc, std::vector<std::st
 Parameter integer_parameter(std::string key, std::string doc, double minimum, double maximum, Defaults defaults);
 Parameter real_parameter(std::string key, std::string doc, double minimum, double maximum, Defaults defaults);
 Parameter boolean_parameter(std::string key, std::string doc, Defaults defaults);
+Parameter text_parameter(std::string key, std::string doc, Defaults defaults);
 Parameter window_parameter(Defaults defaults);
 Parameter kernel_parameter(Defaults defaults);
 Parameter pooling_parameter(std::vector<std::string> choices, Defaults defaults);
 Parameter granularity_parameter(Defaults defaults);
 Parameter group_parameter(Defaults defaults);
+Parameter head_table_parameter(Defaults defaults);
 Parameter allocation_parameter(Defaults defaults);
 Parameter beta_parameter(Defaults defaults);
+Granularity granularity_of(const ParameterValues& values);
 Grouping grouping_of(const ParameterValues& values);
 // The key kernel; throws Error naming the policy when it is even.
 int odd_kernel_of(const PolicySpec& spec);

@@ -27,6 +27,7 @@ const PolicyWrapper& append_only_wrapper() {
       .idea = "What was not evicted when the prompt ended stays: an engine that can only append to its cache.",
       .parameters = {boolean_parameter("append_only", "nothing is evicted after a decode step",
                                        {{wrapper_default, "false"}})},
+      .constraints = {"true"},
       .wrap = [](const PolicySpec&, std::unique_ptr<Policy> inner,
                  const std::string&) { return std::make_unique<AppendOnlyPolicy>(std::move(inner)); },
   };

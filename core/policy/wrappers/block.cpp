@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "core/policy/stages/stages.h"
-#include "core/policy/wrappers/timeline.h"
+#include "core/policy/timeline.h"
 #include "core/policy/wrappers/wrapper.h"
 
 namespace kvreplay {
@@ -14,10 +14,7 @@ class BlockPolicy final : public WrappedPolicy {
   BlockPolicy(std::unique_ptr<Policy> inner, int size) : WrappedPolicy(std::move(inner)), size_(size) {}
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
-    const bool wanted = layer.wants_scores();
-    layer.set_wants_scores(size_ > 1 || wanted);
-    LayerEvictions result = inner().evict(layer, budget);
-    layer.set_wants_scores(wanted);
+    LayerEvictions result = evict_with_scores(layer, budget);
     for (std::int64_t h = 0; h < result.evicted_at.dim(0); ++h) {
       const std::vector<std::int32_t> own(&result.evicted_at(h, 0), &result.evicted_at(h, 0) + layer.tokens());
       std::vector<double> worth(own.size(), 1.0);
@@ -25,7 +22,7 @@ class BlockPolicy final : public WrappedPolicy {
       const auto row = replay_timeline(layer, [&](const Moment& moment) { return whole_blocks(layer, moment, own, worth); });
       std::copy(row.begin(), row.end(), &result.evicted_at(h, 0));
     }
-    if (!wanted) result.scores = {};
+    if (!layer.wants_scores()) result.scores = {};
     return result;
   }
 
@@ -60,8 +57,8 @@ class BlockPolicy final : public WrappedPolicy {
       if (holds(own[static_cast<std::size_t>(position)], moment.step))
         blocks.back().votes += worth[static_cast<std::size_t>(position)];
     }
-    // The block that the engine is writing to stays, unless a block is a token: then a policy may drop its newest.
-    blocks.back().newest = size_ > 1;
+    // The block that the engine is writing to stays.
+    blocks.back().newest = true;
     std::stable_sort(blocks.begin(), blocks.end(),
                      [](const Block& a, const Block& b) { return a.newest != b.newest ? a.newest : a.votes > b.votes; });
     std::vector<std::int32_t> kept;
@@ -92,6 +89,7 @@ const PolicyWrapper& block_wrapper() {
           "of 1 is no constraint.",
       .parameters = {integer_parameter("block", "slots of a block; 16, 32 and 256 are usual", 1, 65536,
                                        {{wrapper_default, "1"}})},
+      .constraints = {"16", "32", "256"},
       .wrap = [](const PolicySpec& spec, std::unique_ptr<Policy> inner, const std::string&) -> std::unique_ptr<Policy> {
         return std::make_unique<BlockPolicy>(std::move(inner), spec.values.integer("block"));
       },

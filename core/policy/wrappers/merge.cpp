@@ -8,7 +8,7 @@
 #include "core/base/parallel.h"
 #include "core/kernels/kernels.h"
 #include "core/policy/stages/stages.h"
-#include "core/policy/wrappers/timeline.h"
+#include "core/policy/timeline.h"
 #include "core/policy/wrappers/wrapper.h"
 
 namespace kvreplay {
@@ -86,7 +86,7 @@ std::vector<bool> fold(const Rows& evicted, const std::vector<Pivot>& pivot, Wei
   return changed;
 }
 
-class MergedPolicy : public WrappedPolicy {
+class MergedPolicy final : public WrappedPolicy {
  public:
   MergedPolicy(std::unique_ptr<Policy> inner, Weighting weighting)
       : WrappedPolicy(std::move(inner)), weighting_(weighting) {}
@@ -106,10 +106,10 @@ class MergedPolicy : public WrappedPolicy {
     return result;
   }
 
- protected:
+ private:
   // What one stored head merges over all steps.
-  virtual CacheChanges merge_head(LayerWorkspace& layer, const Tensor<std::int32_t, 2>& evicted_at, std::int64_t heads,
-                                  std::int64_t head) const {
+  CacheChanges merge_head(LayerWorkspace& layer, const Tensor<std::int32_t, 2>& evicted_at, std::int64_t heads,
+                          std::int64_t head) const {
     const std::int64_t d = layer.model().head_dim, kv_head = head * layer.model().num_kv_heads / heads;
     const std::int32_t* row = &evicted_at(evicted_at.dim(0) == 1 ? 0 : head, 0);
     Rows key{d, {}}, value{d, {}};  // as the cache has them at the moment, by position
@@ -118,29 +118,16 @@ class MergedPolicy : public WrappedPolicy {
       value.append(&layer.host(LayerDataset::value)(kv_head, i, 0));
     }
     CacheChanges changes{heads, d, {}, {}};
-    std::vector<std::int32_t> held;
-    for (std::int64_t step = 0; step <= layer.loaded().steps(); ++step) {
-      update_held(layer, step, held);
+    replay_timeline(layer, [&](const Moment& moment) {
       std::vector<std::int32_t> kept, evicted;
-      for (const auto position : held) (row[position] == step ? evicted : kept).push_back(position);
+      for (const auto position : moment.cached) (row[position] == moment.step ? evicted : kept).push_back(position);
       if (!evicted.empty() && !kept.empty())
-        merge_step(step, static_cast<std::int32_t>(head), kept, evicted, key, value, changes);
-      held = std::move(kept);
-    }
+        merge_step(moment.step, static_cast<std::int32_t>(head), kept, evicted, key, value, changes);
+      return kept;
+    });
     return changes;
   }
 
-  static void update_held(const LayerWorkspace& layer, std::int64_t step, std::vector<std::int32_t>& held) {
-    if (step == 0) {
-      for (std::int64_t i = layer.first_candidate(); i < layer.prompt(); ++i) held.push_back(static_cast<std::int32_t>(i));
-      return;
-    }
-    const std::int64_t position = layer.prompt() + step - 1;
-    held.erase(held.begin(), std::lower_bound(held.begin(), held.end(), layer.loaded().first_visible(position)));
-    held.push_back(static_cast<std::int32_t>(position));
-  }
-
- private:
   void merge_step(std::int64_t step, std::int32_t head, const std::vector<std::int32_t>& kept,
                   const std::vector<std::int32_t>& evicted, Rows& key, Rows& value, CacheChanges& changes) const {
     const auto rows_at = [](const Rows& all, const std::vector<std::int32_t>& positions) {
@@ -172,16 +159,13 @@ class MergedPolicy : public WrappedPolicy {
 // selected, among them the window, which is kept as well. Its list of kept keys begins with the window and its list of kept
 // values ends with it, so that keys and values of the cache belong to different tokens, and slots of one list index the
 // other.
-class MisalignedMergedPolicy final : public MergedPolicy {
+class MisalignedMergedPolicy final : public WrappedPolicy {
  public:
-  MisalignedMergedPolicy(std::unique_ptr<Policy> inner, int window)
-      : MergedPolicy(std::move(inner), Weighting::pivot), window_(window) {}
+  MisalignedMergedPolicy(std::unique_ptr<Policy> inner, int window) : WrappedPolicy(std::move(inner)), window_(window) {}
+  bool changes_rows() const override { return true; }
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
-    const bool wanted = layer.wants_scores();
-    layer.set_wants_scores(true);  // they give the order of the list of selected tokens
-    LayerEvictions result = inner().evict(layer, budget);
-    layer.set_wants_scores(wanted);
+    LayerEvictions result = evict_with_scores(layer, budget);  // which give the order of the list of selected tokens
     const std::int64_t heads = result.evicted_at.dim(0),
                        window = window_ > 0 ? window_ : std::max<std::int64_t>(0, budget - 4);
     const std::int64_t prefix = layer.prompt() - window;
@@ -194,7 +178,7 @@ class MisalignedMergedPolicy final : public MergedPolicy {
       }
     result.changes = {heads, layer.model().head_dim, {}, {}};
     for (std::int64_t h = 0; evicts && h < heads; ++h) merge_head_misaligned(layer, h, prefix, selected_by_any, result);
-    if (!wanted) result.scores = {};
+    if (!layer.wants_scores()) result.scores = {};
     return result;
   }
 
@@ -249,6 +233,7 @@ const PolicyWrapper& merge_wrapper() {
           "all heads, the window among them, and keys and values of the cache belonging to different tokens.",
       .parameters = {choice_parameter("merge", "what becomes of evicted rows: dropped, or merged into kept ones",
                                       {"none", "pivot", "weighted"}, {{wrapper_default, "none"}})},
+      .constraints = {},
       .wrap = [](const PolicySpec& spec, std::unique_ptr<Policy> inner,
                  const std::string& owner) -> std::unique_ptr<Policy> {
         if (inner->changes_rows()) throw Error(owner, "\"merge\" cannot be put around a policy that changes rows by itself");

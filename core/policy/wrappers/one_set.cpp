@@ -6,7 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/policy/stages/stages.h"
-#include "core/policy/wrappers/timeline.h"
+#include "core/policy/timeline.h"
 #include "core/policy/wrappers/wrapper.h"
 
 namespace kvreplay {
@@ -73,6 +73,7 @@ const PolicyWrapper& one_set_wrapper() {
           "hold, as many as a head holds on average (rounded down), ties to the lowest position.",
       .parameters = {boolean_parameter("one_set", "all heads of a layer keep the same tokens",
                                        {{wrapper_default, "false"}})},
+      .constraints = {"true"},
       .wrap =
           [](const PolicySpec&, std::unique_ptr<Policy> inner, const std::string& owner) {
             if (inner->changes_rows())

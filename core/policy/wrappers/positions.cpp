@@ -4,7 +4,7 @@
 #include "core/base/error.h"
 #include "core/base/parallel.h"
 #include "core/policy/stages/stages.h"
-#include "core/policy/wrappers/timeline.h"
+#include "core/policy/timeline.h"
 #include "core/policy/wrappers/wrapper.h"
 #include "core/trace/rope.h"
 
@@ -96,6 +96,7 @@ const PolicyWrapper& positions_wrapper() {
           "right behind the newest of them, as StreamingLLM and LaCache do. What was recorded stays in every other respect.",
       .parameters = {choice_parameter("positions", "positions of kept keys: those of the text, or slots of the cache",
                                       {"original", "compacted"}, {{wrapper_default, "original"}})},
+      .constraints = {},
       .wrap = [](const PolicySpec&, std::unique_ptr<Policy> inner,
                  const std::string&) { return std::make_unique<CompactedPolicy>(std::move(inner)); },
   };

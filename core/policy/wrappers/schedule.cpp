@@ -30,7 +30,7 @@ class ScheduledPolicy final : public WrappedPolicy {
  private:
   struct Cache {
     std::vector<std::vector<std::int32_t>> held;  // [H] positions, ascending
-    std::vector<std::int64_t> share;              // [H] tokens a head kept when the prompt ended; empty: all the same
+    std::vector<std::int64_t> share;              // [H] tokens that each head was given; empty: all the same
     std::int64_t appended = 0;                    // decode steps whose tokens are in `held`
   };
 
@@ -41,11 +41,17 @@ class ScheduledPolicy final : public WrappedPolicy {
     for (std::int64_t h = 0; h < heads; ++h)
       for (std::int64_t i = layer.first_candidate(); i < layer.prompt(); ++i)
         if (evictions.evicted_at(h, i) < 0) cache.held[static_cast<std::size_t>(h)].push_back(static_cast<std::int32_t>(i));
-    const bool same = std::all_of(cache.held.begin(), cache.held.end(),
-                                  [&](const auto& head) { return head.size() == cache.held.front().size(); });
-    if (!same)
-      for (const auto& head : cache.held) cache.share.push_back(static_cast<std::int64_t>(head.size()));
+    if (!is_even(cache)) note_shares(cache);
     return cache;
+  }
+
+  static bool is_even(const Cache& cache) {
+    return std::all_of(cache.held.begin(), cache.held.end(),
+                       [&](const auto& head) { return head.size() == cache.held.front().size(); });
+  }
+
+  static void note_shares(Cache& cache) {
+    for (const auto& head : cache.held) cache.share.push_back(static_cast<std::int64_t>(head.size()));
   }
 
   static void append(const LayerWorkspace& layer, std::int64_t step, Cache& cache) {
@@ -59,18 +65,20 @@ class ScheduledPolicy final : public WrappedPolicy {
 
   void shrink(LayerWorkspace& layer, std::int64_t step, std::int64_t budget, Cache& cache, LayerEvictions& result) const {
     const std::int64_t target = target_ > 0 ? target_ : budget;
-    if (cache.share.empty()) {
+    if (cache.share.empty() && is_even(cache)) {
       cut(layer, step, target, 0, true, cache.held, result);
+      if (!is_even(cache)) note_shares(cache);
       return;
     }
-    // Heads that were given different budgets when the prompt ended keep them, each on its own.
+    // Heads that were given different budgets keep them, each on its own; so do heads of which a sliding window hides
+    // different numbers of tokens.
     std::int64_t total = 0;
     for (const std::int64_t share : cache.share) total += share;
+    const std::int64_t mean = std::max<std::int64_t>(1, total / static_cast<std::int64_t>(cache.held.size()));
     for (std::size_t h = 0; h < cache.held.size(); ++h) {
-      const std::int64_t mean = total / static_cast<std::int64_t>(cache.held.size());
-      const std::int64_t own = target_ > 0 ? target * cache.share[h] / std::max<std::int64_t>(1, mean) : cache.share[h];
+      const std::int64_t own = cache.share.empty() ? target : target_ > 0 ? target * cache.share[h] / mean : cache.share[h];
       std::vector<std::vector<std::int32_t>> head = {std::move(cache.held[h])};
-      cut(layer, step, std::max(own, inner().minimum_budget()), static_cast<int>(h), false, head, result);
+      cut(layer, step, own, static_cast<int>(h), false, head, result);
       cache.held[h] = std::move(head.front());
     }
   }
@@ -78,6 +86,7 @@ class ScheduledPolicy final : public WrappedPolicy {
   // Lets the policy act on the slots of `held`, the sets of the stored heads from first_head on.
   void cut(LayerWorkspace& layer, std::int64_t step, std::int64_t target, int first_head, bool cache_is_even,
            std::vector<std::vector<std::int32_t>>& held, LayerEvictions& result) const {
+    target = std::max(target, inner().minimum_budget());
     if (held.front().empty() || target >= static_cast<std::int64_t>(held.front().size())) return;
     const auto trace = retained_layer(layer, {granularity(), first_head, held});
     LayerWorkspace view(*trace, layer.layer(), layer.backend());
@@ -114,12 +123,8 @@ int interval(const std::string& owner, const std::string& text) {
 }
 
 Parameter schedule_parameter() {
-  Parameter parameter;
-  parameter.key = "schedule";
-  parameter.type = ParameterType::text;
-  parameter.doc = "when to evict: prompt, or every:n decode steps (every:64)";
-  parameter.defaults = {{wrapper_default, "prompt"}};
-  return parameter;
+  return text_parameter("schedule", "when to evict: prompt, or every:n decode steps (every:64)",
+                        {{wrapper_default, "prompt"}});
 }
 
 }  // namespace
@@ -136,6 +141,7 @@ const PolicyWrapper& schedule_wrapper() {
       .parameters = {schedule_parameter(),
                      integer_parameter("target", "tokens left after an eviction while decoding; 0: the budget", 0, 16777216,
                                        {{wrapper_default, "0"}})},
+      .constraints = {},
       .wrap = [](const PolicySpec& spec, std::unique_ptr<Policy> inner,
                  const std::string& owner) -> std::unique_ptr<Policy> {
         const int every = interval(owner, spec.values.text("schedule")), target = spec.values.integer("target");

@@ -45,6 +45,7 @@ const PolicyWrapper& score_dtype_wrapper() {
           "a weight near 1 makes infinite odds. Decode queries of policies that evict at each step stay in full precision.",
       .parameters = {choice_parameter("score_dtype", "arithmetic of the scores", {"fp32", "fp16"},
                                       {{wrapper_default, "fp32"}})},
+      .constraints = {},
       .wrap = [](const PolicySpec&, std::unique_ptr<Policy> inner,
                  const std::string&) { return std::make_unique<HalfPrecisionPolicy>(std::move(inner)); },
   };

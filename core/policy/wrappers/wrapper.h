@@ -21,6 +21,8 @@ struct PolicyWrapper {
   std::string name;                   // its first parameter, which switches it on
   std::string idea;                   // one or two sentences
   std::vector<Parameter> parameters;  // defaults under wrapper_default
+  // What an engine cannot do without: values of the first parameter that are usual there; empty for everything else.
+  std::vector<std::string> constraints;
   // Throws Error when it cannot be put around this policy; `owner` starts the message ("policy snapkv@paper").
   std::function<std::unique_ptr<Policy>(const PolicySpec& spec, std::unique_ptr<Policy> inner, const std::string& owner)>
       wrap;
@@ -31,8 +33,11 @@ struct PolicyWrapper {
 inline constexpr const char* wrapper_default = "";  // the key of Parameter::defaults for wrappers: no variants there
 
 const std::vector<const PolicyWrapper*>& wrapper_registry();
-// The parameter and its wrapper's parameters are looked up by key; null when no wrapper has it.
-const Parameter* find_wrapper_parameter(const std::string& key);
+
+// The policy under each usual engine constraint that can be put around it and is not put around it yet.
+std::vector<PolicySpec> constrained_forms(const PolicySpec& spec);
+// The policy without any; the same string when it has none.
+PolicySpec unconstrained_form(const PolicySpec& spec);
 
 // A policy around another one: everything but evict() is the inner one's.
 class WrappedPolicy : public Policy {
@@ -48,6 +53,8 @@ class WrappedPolicy : public Policy {
 
  protected:
   const Policy& inner() const { return *inner_; }
+  // What the inner policy does, with its scores even where nobody asked for them.
+  LayerEvictions evict_with_scores(LayerWorkspace& layer, std::int64_t budget) const;
 
  private:
   std::unique_ptr<Policy> inner_;

@@ -4,7 +4,8 @@
 
 needle-N: one statement in the prose, asked for at the end. keys16-N: 16 statements of one wording, one of them asked for.
 prose-N: prose alone. Places, keys and numbers are drawn with --seed; every prompt drawn is kept, answered or not. No passage
-is used twice, nor one of data/prompts. Files are as make_prompts.py writes them.
+is used twice, nor one of data/prompts. NAME.txt and NAME.spans.json hold what those of
+make_prompts.py do.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import json
 import random
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 
 import model as reader

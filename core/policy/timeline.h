@@ -1,4 +1,5 @@
-// The history of one stored head's cache, read off evicted_at: what it held after each step.
+// The history of one stored head's cache: what it holds at each moment at which something may be evicted. Policies that
+// evict at every step run along it, and so does whatever looks at what a policy did (wrappers).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,8 @@
-#include "core/policy/wrappers/timeline.h"
+#include "core/policy/timeline.h"
 
 #include <algorithm>
+
+#include "core/policy/stages/per_step.h"
 
 namespace kvreplay {
 
@@ -8,8 +10,7 @@ std::vector<std::int32_t> replay_timeline(const LayerWorkspace& layer,
                                           const std::function<std::vector<std::int32_t>(const Moment&)>& keep) {
   std::vector<std::int32_t> evicted_at(static_cast<std::size_t>(layer.tokens()), -1);
   Moment moment;
-  for (std::int64_t i = layer.first_candidate(); i < layer.prompt(); ++i)
-    moment.cached.push_back(static_cast<std::int32_t>(i));
+  moment.cached = RetainedSet::range(layer.first_candidate(), layer.prompt()).positions;
   for (; moment.step <= layer.loaded().steps(); ++moment.step) {
     if (moment.step > 0) {
       const std::int64_t position = layer.prompt() + moment.step - 1;
