@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/base/text.h"
+#include "core/policy/wrappers/wrapper.h"
 #include "core/report/policy_label.h"
 
 namespace kvreplay::cli {
@@ -45,23 +47,45 @@ std::string summary_number(const RunInfo& run, const std::string& key) {
   return found == run.summary.end() ? "-" : number(found->second);
 }
 
+std::string signed_number(double value) { return (value > 0 ? "+" : "") + number(value); }
+
 std::string difference(const RunInfo& run, const std::string& metric) {
   const auto before = run.summary.find(metric + ".before"), after = run.summary.find(metric + ".after");
   if (before == run.summary.end() || after == run.summary.end()) return "-";
-  const double change = after->second - before->second;
-  return (change > 0 ? "+" : "") + number(change);
+  return signed_number(after->second - before->second);
 }
 
 std::string label_of(const RunInfo& run) {
   return printable(policy_label(run.policy)) + (run.edit.empty() ? "" : " [" + run.edit + "]");
 }
 
+const char* error_key(const RunInfo& run) {
+  return run.summary.contains("output_error") ? "output_error" : "output_error_unprojected";
+}
+
+// What an engine's constraint adds to the error: over the run without it, on the same trace at the same budget. Nothing
+// where a run has no constraint, or its policy alone was not run.
+std::optional<double> extra_error(const RunInfo& run, const std::vector<RunInfo>& runs) {
+  const std::string plain = unconstrained_form(parse_policy(run.policy)).text();
+  if (plain == run.policy || !run.edit.empty() || !run.summary.contains(error_key(run))) return {};
+  const auto own = std::find_if(runs.begin(), runs.end(), [&](const RunInfo& other) {
+    return other.policy == plain && other.trace == run.trace && other.budget_text == run.budget_text && other.edit.empty();
+  });
+  if (own == runs.end() || !own->summary.contains(error_key(run))) return {};
+  return run.summary.at(error_key(run)) - own->summary.at(error_key(run));
+}
+
 std::string runs_table(const std::vector<RunInfo>& runs) {
   Rows rows = {{"policy", "budget", "cache", "of full", "output error", "evicted mass", "kept set"}};
+  std::vector<std::optional<double>> extra;
+  for (const RunInfo& run : runs) extra.push_back(extra_error(run, runs));
+  const bool constrained = std::any_of(extra.begin(), extra.end(), [](const auto& value) { return value.has_value(); });
+  if (constrained) rows[0].insert(rows[0].begin() + 5, "extra error");
   const bool stability =
       std::any_of(runs.begin(), runs.end(), [](const RunInfo& run) { return run.summary.contains("kept_overlap_fp16"); });
   if (stability) rows[0].insert(rows[0].end(), {"same in fp16", "worst head"});
-  for (const RunInfo& run : runs) {
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const RunInfo& run = runs[i];
     std::array<char, 32> share{};
     std::snprintf(share.data(), share.size(), "%.1f %%",
                   run.full_cache_bytes > 0
@@ -70,9 +94,9 @@ std::string runs_table(const std::vector<RunInfo>& runs) {
     rows.push_back(
         {label_of(run), std::to_string(run.budget),
          run.equal_bytes > 0 ? std::to_string(run.cache_bytes) + " B" : format_bytes(static_cast<double>(run.cache_bytes)),
-         share.data(),
-         summary_number(run, run.summary.contains("output_error") ? "output_error" : "output_error_unprojected"),
-         summary_number(run, "evicted_mass"), run.kept_sha256.substr(0, 12)});
+         share.data(), summary_number(run, error_key(run)), summary_number(run, "evicted_mass"),
+         run.kept_sha256.substr(0, 12)});
+    if (constrained) rows.back().insert(rows.back().begin() + 5, extra[i] ? signed_number(*extra[i]) : "");
     if (stability)
       for (const char* key : {"kept_overlap_fp16", "kept_overlap_fp16_worst"})
         rows.back().push_back(summary_number(run, key));
@@ -152,7 +176,10 @@ std::string replay_tables(const ReplayOutcome& outcome) {
 
 std::string replay_json(const ReplayOutcome& outcome) {
   ordered_json json = {{"out", outcome.out}, {"runs", ordered_json::array()}};
-  for (const RunInfo& run : outcome.runs) json["runs"].push_back(json_of(run));
+  for (const RunInfo& run : outcome.runs) {
+    json["runs"].push_back(json_of(run));
+    if (const auto extra = extra_error(run, outcome.runs)) json["runs"].back()["extra_output_error"] = *extra;
+  }
   if (!outcome.worth.empty()) json["worth"] = ordered_json::array();
   for (const RankedToken& token : outcome.worth) json["worth"].push_back(json_of(token));
   // Text from files need not be UTF-8.

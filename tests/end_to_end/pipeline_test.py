@@ -171,6 +171,20 @@ class Pipeline(EndToEndTest):
             self.assertTrue(0 < summary[f"{name}_worst"] <= summary[name] <= 1, summary)
         self.assertRegex(self.succeeds(*command), r"(?m)^policy .* same in fp16 +worst head$")
 
+    def test_engine_constraints(self):
+        trace, out = self.capture(), self.path("results.h5")
+        command = ["replay", trace, "--policy=h2o", "--policy=cam@released:window=8", "--budget=40", "--constraints", "--out", out]
+        runs = self.json_of(*command)["runs"]
+        own = {run["policy"].split("@")[0]: run for run in runs if "extra_output_error" not in run}
+        self.assertEqual(sorted(own), ["cam", "h2o"])
+        constrained = [run for run in runs if "extra_output_error" in run]
+        for run in constrained:
+            plain = own[run["policy"].split("@")[0]]
+            self.assertAlmostEqual(run["extra_output_error"], run["summary"]["output_error"] - plain["summary"]["output_error"], 12)
+        kinds = [run["policy"].split("@")[0] for run in constrained]
+        self.assertEqual((kinds.count("h2o"), kinds.count("cam")), (5, 4))  # one_set is not put around what changes rows
+        self.assertRegex(self.succeeds(*command), r"(?m)^policy .* output error +extra error +evicted mass")
+
     def test_equal_bytes(self):
         trace = self.capture()
         policies = ("snapkv:window=8", "snapkv@released:window=8", "pyramidkv@released:window=8", "full")

@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "core/policy/wrappers/wrapper.h"
 #include "core/replay/replay.h"
 #include "core/report/policy_label.h"
 #include "trace_tools/command.h"
@@ -26,7 +27,7 @@ Strings listed(const options::variables_map& values, const char* name) {
 std::string with_granularity(const std::string& policy, const std::string& granularity) {
   const PolicySpec spec = parse_policy(policy);
   if (!spec.values.has("granularity")) {
-    if (make_policy(spec)->granularity() != Granularity::layer && spec.description->name != "full")
+    if (make_policy(spec)->granularity() != Granularity::layer && !spec.description->keeps_everything)
       throw Error("--granularity", spec.label() + " has one of its own and no such parameter",
                   "leave --granularity out, or this policy");
     return policy;
@@ -70,6 +71,10 @@ all of them, and no LAYER is every layer. --worth finds the tokens that are wort
   kvreplay replay t.h5 --policy snapkv --budget 64 --worth 3 --out r.h5
   kvreplay replay t.h5 --policy snapkv --budget 64 --restore 2:1:117 --drop '*:0' --out r.h5
 
+--constraints adds the runs of what an engine can do; beside each stands the extra error over the policy's own run.
+
+  kvreplay replay t.h5 --policy snapkv --policy h2o --budget 10% --constraints --out r.h5
+
 Runs are numbered by trace, then policy, then budget; those with an edit come after the run that they change.
 `kvreplay policies` lists the policies, `kvreplay metrics` the metrics. A replay that fails leaves no output.)";
   }
@@ -100,6 +105,8 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
         "drop", options::value<Strings>()->value_name("[LAYER:]HEAD:TOKEN"), "the same with this kept token evicted")(
         "worth", options::value<std::int64_t>()->value_name("N"),
         "list the N evicted tokens of each layer and head whose return would lower the error most")(
+        "constraints",
+        "every policy also as engines can have it: in blocks of 16, 32 and 256 slots, one set a layer, append-only")(
         "stability", "evict once more with half-precision scores, and say how much of each kept set stays")(
         "early-steps", options::value<std::int64_t>()->value_name("N")->default_value(16),
         "the summaries' NAME.early is over the first N steps after the prompt, NAME.late over the rest")(
@@ -110,19 +117,18 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
 
   int run(const Invocation& call) const override {
     const auto& values = call.values;
-    const auto require = [&](const char* option, const char* example) {
-      if (values.count(option) == 0)
-        throw UsageError("kvreplay replay", std::string("needs ") + example, "`kvreplay replay --help` has examples");
-    };
-    require("trace", "a trace file");
-    require("policy", "--policy P");
-    require("budget", "--budget N");
-    require("out", "--out R.h5");
+    require(call, *this, "trace", "a trace file");
+    require(call, *this, "policy", "--policy P");
+    require(call, *this, "budget", "--budget N");
+    require(call, *this, "out", "--out R.h5");
 
     ReplayRequest request;
     for (const auto& text : values["policy"].as<Strings>())
       request.policies.push_back(parse_policy(
           values.count("granularity") != 0 ? with_granularity(text, values["granularity"].as<std::string>()) : text));
+    if (values.count("constraints") != 0)
+      for (const PolicySpec& spec : std::vector<PolicySpec>(request.policies))
+        for (PolicySpec& form : constrained_forms(spec)) request.policies.push_back(std::move(form));
     for (const auto& text : listed(values, "budget")) request.budgets.push_back(Budget::parse(text));
     if (values.count("metrics") != 0) {
       request.all_metrics = false;
@@ -154,6 +160,7 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
     const auto backend = make_cpu_backend();
     const Trust trust = values.count("trusted") != 0 ? Trust::trusted : Trust::automatic;
     const std::string out = values["out"].as<std::string>();
+    refuse_overwriting(out, values["trace"].as<Strings>());
     ResultsWriter results(out);
     ReplayOutcome outcome{out, {}, {}};
     for (const auto& path : values["trace"].as<Strings>()) {
