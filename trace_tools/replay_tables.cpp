@@ -10,6 +10,7 @@
 #include "core/base/text.h"
 #include "core/policy/wrappers/wrapper.h"
 #include "core/report/policy_label.h"
+#include "trace_tools/text_columns.h"
 
 namespace kvreplay::cli {
 namespace {
@@ -18,22 +19,11 @@ using nlohmann::ordered_json;
 
 using Rows = std::vector<std::vector<std::string>>;
 
-// Columns as wide as their widest field; the first `left` are set to the left.
+// The first `left` columns are set to the left.
 std::string aligned(const Rows& rows, std::size_t left) {
-  std::vector<std::size_t> widths(rows[0].size(), 0);
-  for (const auto& row : rows)
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      const std::string space(widths[i] - row[i].size(), ' ');
-      line += (i > 0 ? "  " : "") + (i < left ? row[i] + space : space + row[i]);
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    text += line + "\n";
-  }
-  return text;
+  std::vector<bool> to_the_left(rows[0].size(), false);
+  std::fill_n(to_the_left.begin(), left, true);
+  return in_columns(rows, to_the_left);
 }
 
 std::string number(double value) {

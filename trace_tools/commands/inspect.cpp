@@ -11,6 +11,7 @@
 #include "core/trace/results.h"
 #include "core/trace/trace.h"
 #include "trace_tools/command.h"
+#include "trace_tools/text_columns.h"
 
 namespace kvreplay::cli {
 namespace {
@@ -47,26 +48,6 @@ std::string ranges_text(const std::vector<Number>& numbers) {
 
 void print_field(const char* name, const std::string& value) {
   if (!value.empty()) std::printf("  %-12s %s\n", name, value.c_str());
-}
-
-// Columns as wide as their longest cell; numbers to the right.
-void print_table(const std::vector<std::vector<std::string>>& rows, const std::vector<bool>& right) {
-  std::vector<std::size_t> widths;
-  for (const auto& row : rows)
-    for (std::size_t c = 0; c < row.size(); ++c) {
-      if (widths.size() <= c) widths.push_back(0);
-      widths[c] = std::max(widths[c], row[c].size());
-    }
-  for (const auto& row : rows) {
-    std::string line = "  ";
-    for (std::size_t c = 0; c < row.size(); ++c) {
-      const std::string padding(widths[c] - row[c].size(), ' ');
-      line += right[c] ? padding + row[c] : row[c] + padding;
-      if (c + 1 < row.size()) line += "  ";
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    std::printf("%s\n", line.c_str());
-  }
 }
 
 std::string attribute_text(const FileSummary& summary, const char* node, const char* name) {
@@ -161,7 +142,7 @@ void print_datasets(const FileSummary& summary) {
                     line.first.type, sums ? "" : chunk, format_bytes(static_cast<double>(line.stored_bytes))});
   }
   std::printf("\n");
-  print_table(rows, {false, false, false, false, false, true});
+  std::printf("%s", in_columns(rows, {true, true, true, true, true, false}, 2).c_str());
   if (others > 0)
     std::printf("  and %lld datasets that are not part of the format, %s\n", static_cast<long long>(others),
                 format_bytes(static_cast<double>(other_bytes)).c_str());
@@ -367,7 +348,7 @@ class InspectCommand final : public Command {
                       short_number(s.maximum), short_number(s.mean), short_number(s.rms)});
     }
     std::printf("\n");
-    print_table(rows, {false, false, false, true, true, true, true});
+    std::printf("%s", in_columns(rows, {true, true, true, false, false, false, false}, 2).c_str());
   }
 
   static json trace_json(const std::string& file, const Trace& trace, const FileSummary& summary, std::optional<int> layer) {
@@ -462,7 +443,7 @@ class InspectCommand final : public Command {
                       short_number(info.seconds)});
     }
     std::printf("\n");
-    print_table(rows, {true, false, true, false, true, true, true});
+    std::printf("%s", in_columns(rows, {false, true, false, true, false, false, false}, 2).c_str());
     for (int run = 0; run < results.num_runs(); ++run)
       for (const auto& note : results.info(run).notes) std::printf("  run %d: %s\n", run, printable(note).c_str());
     print_datasets(summary);

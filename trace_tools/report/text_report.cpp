@@ -8,6 +8,7 @@
 #include "core/report/metric_info.h"
 #include "trace_tools/report/formats.h"
 #include "trace_tools/report/numbers.h"
+#include "trace_tools/text_columns.h"
 
 namespace kvreplay::cli {
 namespace {
@@ -16,17 +17,6 @@ constexpr const char* bold = "\x1b[1m";
 constexpr const char* faint = "\x1b[2m";
 constexpr const char* warning_color = "\x1b[1;33m";
 constexpr const char* plain = "\x1b[0m";
-
-// Columns a UTF-8 text takes; none of ours has wide characters.
-std::size_t display_width(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & '\xC0') != '\x80'; }));
-}
-
-std::string padded(const std::string& text, std::size_t width, bool left) {
-  const std::size_t own = display_width(text);
-  const std::string space(width > own ? width - own : 0, ' ');
-  return left ? text + space : space + text;
-}
 
 struct Column {
   std::string group;  // written above columns that share it
