@@ -175,11 +175,13 @@ std::string describe(const char* what, const AttentionShape& shape) {
   return text;
 }
 
-// The tolerances: a logit of magnitude z is off by a few z · 2^-24 from the fused scaling and the float32 sum of d products,
-// and so is the weight's relative error and the log-sum-exp.
+// A logit z is off by some |z| · 2^-20: tensor cores cut sums of products off, once in each of d / 16 steps, where they do
+// not fit in float32. So is a weight's relative error, and that of what is made of it.
+double sum_tolerance(double deviation) { return 3e-5 * std::max(1.0, deviation / 2); }
+
 template <class Element>
 void check_sums(const AttentionShape& shape, std::int64_t first_key, double deviation) {
-  const double tolerance = 1e-5 * std::max(1.0, deviation / 2);
+  const double tolerance = sum_tolerance(deviation);
   const Tensors<Element> tensors(shape, deviation);
   const std::int64_t rows = shape.query_heads * shape.queries, columns = shape.query_heads * (shape.keys - first_key);
   const Output plain_lse(rows), plain_sums(columns);
@@ -223,9 +225,9 @@ void check_decode(const AttentionShape& shape, double deviation) {
     const bool half = std::is_same_v<Element, __half>;
     report(describe<Element>(split ? "decode, split" : "decode", shape),
            row_error(fast_output.read("decode_attention"), expected, shape.head_dim),
-           split ? (half ? 2e-5 : 4e-5) : (half ? 5e-4 : 4e-3));
+           split ? sum_tolerance(deviation) : (half ? 5e-4 : 4e-3));
     report(describe<Element>(split ? "  its lse, split" : "  its lse", shape),
-           absolute_error(fast_lse.read("decode_attention"), expected_lse), 1e-5 * std::max(1.0, deviation / 2));
+           absolute_error(fast_lse.read("decode_attention"), expected_lse), sum_tolerance(deviation));
   }
 }
 
@@ -405,9 +407,10 @@ void time_prompt(const Sizes& sizes, int head_dim, std::int64_t prompt, bool all
   log_sum_exp_tensor(tensors.query.data(), tensors.key.data(), few, fast_lse.data(), nullptr);
   column_sums_tensor(tensors.query.data(), tensors.key.data(), fast_lse.data(), few, 0, fast_sums.data(), scratch.data(),
                      nullptr);
-  report("lse, 2 heads against plain" + size, absolute_error(fast_lse.read("lse"), plain_lse.read("plain")), 1e-5);
+  report("lse, 2 heads against plain" + size, absolute_error(fast_lse.read("lse"), plain_lse.read("plain")),
+         sum_tolerance(2));
   report("sums from scratch, 2 heads against plain" + size,
-         relative_error(fast_sums.read("sums"), plain_sums.read("plain"), 0), 2e-5);
+         relative_error(fast_sums.read("sums"), plain_sums.read("plain"), 0), sum_tolerance(2));
 }
 
 template <class Element>
@@ -437,8 +440,8 @@ void time_decode(const Sizes& sizes, int head_dim) {
                 (split ? 1.5 : 1) * operations, bytes, usual ? 0.35 : 0);
     const bool half = std::is_same_v<Element, __half>;
     report(std::string("decode attention against plain") + (split ? ", split weights" : "") + size,
-           row_error(output.read("decode"), expected, head_dim), split ? (half ? 5e-5 : 5e-5) : (half ? 5e-4 : 4e-3));
-    report("  its lse" + size, absolute_error(lse.read("decode"), expected_lse), 1e-5);
+           row_error(output.read("decode"), expected, head_dim), split ? 5e-5 : (half ? 5e-4 : 4e-3));
+    report("  its lse" + size, absolute_error(lse.read("decode"), expected_lse), sum_tolerance(2));
   }
 }
 
