@@ -30,14 +30,18 @@ struct HeadStep {
   double kept_log_sum_exp = 0;                    // ln Σ_K exp(z)
   double full_log_sum_exp = 0;                    // ln Σ_N exp(z)
   double redistribution_kl = 0;                   // KL(a' ‖ a); full_log_sum_exp - kept_log_sum_exp where no row changed
-  std::span<const double> output;                 // o [d]
-  std::span<const double> kept_output;            // o' [d]
-  std::span<const double> evicted_output;         // o_E [d]; meaningful when evicted > 0
+  double output_norm = 0;                         // ‖o‖
+  double difference_norm = 0;                     // ‖o' - o‖
+  double displacement = 0;                        // ‖o' - o_E‖; 0 when nothing is evicted
   double single_removal_sum = 0;                  // Σ_E a / (1 - a) · ‖o - v‖
   double entropy = 0;                             // -Σ a ln a, nats
   double oracle_overlap = 0;                      // share of the |K| largest a that is in K
   std::array<double, num_regions> mass_before{};  // Σ a over each region
   std::array<double, num_regions> mass_after{};   // Σ a' over each region
+  // The vectors themselves, from a backend that has them at hand; else empty. No metric needs them.
+  std::span<const double> output;          // o [d]
+  std::span<const double> kept_output;     // o' [d]
+  std::span<const double> evicted_output;  // o_E [d]; meaningful when evicted > 0
 };
 
 // All heads of one layer at one decode step: outputs summed over heads through W_o, or concatenated without it.
@@ -53,7 +57,7 @@ struct LayerStep {
 
 // The sums that cost something and are computed only when a metric asks for them.
 struct EvaluationRequest {
-  bool outputs = true;  // output, kept_output, evicted_output and LayerStep
+  bool outputs = true;  // the norms of outputs, and LayerStep
   bool single_removals = true;
   bool overlap = true;
   bool regions = true;

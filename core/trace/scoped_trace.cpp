@@ -99,6 +99,12 @@ class ScopedTrace final : public Trace {
     return read_rows(layer, which, heads, rows, offered->rows);
   }
 
+  void read_stored(int layer, LayerDataset which, void* out, IndexRange heads, IndexRange rows) const override {
+    const OfferedRows* offered = rows_of(which);
+    const bool as_it_is = which != LayerDataset::attention_column_sum && (offered == nullptr || offered->all);
+    as_it_is ? trace_.read_stored(layer, which, out, heads, rows) : Trace::read_stored(layer, which, out, heads, rows);
+  }
+
   Error missing_query(std::int64_t position, const std::string& purpose) const override {
     if (!trace_.has_query(position)) return trace_.missing_query(position, purpose);
     std::vector<std::string> spans;

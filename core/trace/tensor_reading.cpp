@@ -26,35 +26,54 @@ std::string element_name(std::int64_t index, const std::array<std::int64_t, 3>& 
   return flat ? "[" + tail : "[" + std::to_string(head) + ", " + tail;
 }
 
+// Where a slice lies in its dataset. Two-dimensional datasets have one "head".
+struct Slab {
+  std::array<std::int64_t, 3> start, count;
+  bool flat;
+
+  std::span<const std::int64_t> file_start() const { return {start.data() + skipped(), 3 - skipped()}; }
+  std::span<const std::int64_t> file_count() const { return {count.data() + skipped(), 3 - skipped()}; }
+
+ private:
+  std::size_t skipped() const { return flat ? 1 : 0; }
+};
+
+Slab slab_of(const StoredTensor& stored, IndexRange heads, IndexRange rows, const std::string& where) {
+  heads = resolve(heads, stored.shape[0], where, "heads");
+  rows = resolve(rows, stored.shape[1], where, "rows");
+  return {{heads.begin, rows.begin, 0},
+          {heads.end - heads.begin, rows.end - rows.begin, stored.shape[2]},
+          stored.info.shape.size() == 2};
+}
+
 }  // namespace
 
 Tensor<float, 3> read_stored_tensor(const Source& source, const StoredTensor& stored, IndexRange heads, IndexRange rows,
                                     bool check_finite) {
   const std::string where = place(source, stored.node);
-  heads = resolve(heads, stored.shape[0], where, "heads");
-  rows = resolve(rows, stored.shape[1], where, "rows");
-  const std::array<std::int64_t, 3> start = {heads.begin, rows.begin, 0};
-  const std::array<std::int64_t, 3> count = {heads.end - heads.begin, rows.end - rows.begin, stored.shape[2]};
-  // Two-dimensional datasets have one "head".
-  const bool flat = stored.info.shape.size() == 2;
-  Tensor<float, 3> out(count);
+  const Slab slab = slab_of(stored, heads, rows, where);
+  Tensor<float, 3> out(slab.count);
   if (out.size() == 0) return out;
   float* target = out.data();
   std::int64_t done = 0;
-  const std::size_t skipped = flat ? 1 : 0;
-  const std::span<const std::int64_t> file_start(start.data() + skipped, 3 - skipped),
-      file_count(count.data() + skipped, 3 - skipped);
-  source.read(stored.node, file_start, file_count, [&](std::span<const std::byte> piece) {
+  source.read(stored.node, slab.file_start(), slab.file_count(), [&](std::span<const std::byte> piece) {
     const std::size_t n = piece.size() / element_size(stored.type);
     to_float32(stored.type, piece.data(), target + done, n);
     const std::size_t bad = check_finite ? first_not_finite(target + done, n) : n;
     if (bad < n)
       throw Error(where,
-                  "holds a NaN or an infinity at " + element_name(done + static_cast<std::int64_t>(bad), start, count, flat),
+                  "holds a NaN or an infinity at " +
+                      element_name(done + static_cast<std::int64_t>(bad), slab.start, slab.count, slab.flat),
                   "the capture that made it went wrong; capture it again");
     done += static_cast<std::int64_t>(n);
   });
   return out;
+}
+
+void read_stored_bytes(const Source& source, const StoredTensor& stored, IndexRange heads, IndexRange rows, std::byte* out) {
+  const Slab slab = slab_of(stored, heads, rows, place(source, stored.node));
+  if (slab.count[0] * slab.count[1] * slab.count[2] > 0)
+    source.read_into(stored.node, slab.file_start(), slab.file_count(), out);
 }
 
 }  // namespace kvreplay

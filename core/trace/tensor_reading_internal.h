@@ -12,4 +12,7 @@ namespace kvreplay {
 Tensor<float, 3> read_stored_tensor(const Source& source, const StoredTensor& stored, IndexRange heads, IndexRange rows,
                                     bool check_finite = true);
 
+// The slice's bytes as they are stored, unchecked.
+void read_stored_bytes(const Source& source, const StoredTensor& stored, IndexRange heads, IndexRange rows, std::byte* out);
+
 }  // namespace kvreplay

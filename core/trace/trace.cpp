@@ -42,6 +42,11 @@ Tensor<float, 3> Trace::read_extension(const std::string& node, IndexRange, Inde
   throw Error(path() + ":" + node, "is not in this trace");
 }
 
+void Trace::read_stored(int layer, LayerDataset which, void* out, IndexRange heads, IndexRange rows) const {
+  const Tensor<float, 3> values = read(layer, which, heads, rows);
+  from_float32(type(layer, which), values.data(), out, static_cast<std::size_t>(values.size()));
+}
+
 std::int64_t Trace::layer_bytes(int layer) const {
   std::int64_t bytes = 0;
   for (const auto which : {LayerDataset::key, LayerDataset::value, LayerDataset::query}) {

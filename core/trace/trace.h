@@ -105,6 +105,10 @@ class Trace {
   // and naming the position when a NaN or an infinity is found (log_sum_exp and attention are checked too).
   virtual Tensor<float, 3> read(int layer, LayerDataset which, IndexRange heads = {}, IndexRange rows = {}) const = 0;
 
+  // The same elements as they are stored, in type(), row-major, to `out`, which holds that many. NaN and infinities are let
+  // through: for readers that check on a device.
+  virtual void read_stored(int layer, LayerDataset which, void* out, IndexRange heads = {}, IndexRange rows = {}) const;
+
   // The error of a reader that needs the query of a position that is not there; purpose: "a policy that scores with the
   // last 32 prompt queries". It says what would have recorded it, or what lets it be used.
   virtual Error missing_query(std::int64_t position, const std::string& purpose) const;

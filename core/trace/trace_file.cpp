@@ -79,6 +79,10 @@ class FileTrace final : public Trace {
     return read_stored_tensor(*source_, tensor(layer, which), heads, rows);
   }
 
+  void read_stored(int layer, LayerDataset which, void* out, IndexRange heads, IndexRange rows) const override {
+    read_stored_bytes(*source_, tensor(layer, which), heads, rows, static_cast<std::byte*>(out));
+  }
+
   std::vector<std::string> extension_members(const std::string& group) const override {
     if (source_->kind(group) != NodeKind::group) return {};
     return source_->children(group);

@@ -100,7 +100,8 @@ class HeadEvaluator {
         for (std::int64_t i = 0; i < d_; ++i)
           outputs[s * stride + head * d_ + i] = static_cast<float>(full_.output[static_cast<std::size_t>(i)]);
       for (std::size_t r = 0; r < runs_.size(); ++r) {
-        const HeadStep step = changed_[r] ? measure_changed(r, z, s) : measure(r, z);
+        HeadStep step = changed_[r] ? measure_changed(r, z, s) : measure(r, z);
+        if (request_.outputs) measure_norms(step);
         sink_.head(r, head, s, step);
         evicted_counts[r][static_cast<std::size_t>(head * layer_.steps() + s)] = step.evicted;
         if (request_.outputs)
@@ -295,6 +296,19 @@ class HeadEvaluator {
     }
     step.evicted_mass = sum_at(full_.exponential, evicted_) / full_.total;
     return step;
+  }
+
+  static void measure_norms(HeadStep& step) {
+    double output = 0, difference = 0, displacement = 0;
+    for (std::size_t i = 0; i < step.output.size(); ++i) {
+      const double moved = step.kept_output[i] - step.output[i], apart = step.kept_output[i] - step.evicted_output[i];
+      output += step.output[i] * step.output[i];
+      difference += moved * moved;
+      displacement += apart * apart;
+    }
+    step.output_norm = std::sqrt(output);
+    step.difference_norm = std::sqrt(difference);
+    if (step.evicted > 0) step.displacement = std::sqrt(displacement);
   }
 
   HeadStep measure(std::size_t run, const float* z) {

@@ -1,4 +1,3 @@
-#include "core/metric/distance.h"
 #include "core/metric/metric.h"
 
 namespace kvreplay {
@@ -29,8 +28,7 @@ class AdditivityMetric final : public Metric {
       out[0] = 0;
       return;
     }
-    const double joint = distance(step.kept_output, step.output);
-    out[0] = step.single_removal_sum > 0 ? static_cast<float>(joint / step.single_removal_sum) : 0.0F;
+    out[0] = step.single_removal_sum > 0 ? static_cast<float>(step.difference_norm / step.single_removal_sum) : 0.0F;
   }
   bool counts(const HeadStep& step) const override { return step.evicted > 0; }
 };

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "core/metric/metric.h"
 
 namespace kvreplay {
@@ -24,12 +22,8 @@ class HeadOutputErrorMetric final : public Metric {
     return {.outputs = true, .single_removals = false, .overlap = false, .regions = false, .entropy = false};
   }
   void head_step(const HeadStep& step, std::span<float> out) const override {
-    double difference = 0, norm = 0;
-    for (std::size_t i = 0; i < step.output.size(); ++i) {
-      difference += (step.kept_output[i] - step.output[i]) * (step.kept_output[i] - step.output[i]);
-      norm += step.output[i] * step.output[i];
-    }
-    out[0] = norm > 0 ? static_cast<float>(std::sqrt(difference / norm)) : difference > 0 ? 1.0F : 0.0F;
+    const double relative = step.output_norm > 0 ? step.difference_norm / step.output_norm : 0;
+    out[0] = step.output_norm > 0 ? static_cast<float>(relative) : step.difference_norm > 0 ? 1.0F : 0.0F;
   }
 };
 

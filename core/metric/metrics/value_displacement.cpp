@@ -1,4 +1,3 @@
-#include "core/metric/distance.h"
 #include "core/metric/metric.h"
 
 namespace kvreplay {
@@ -25,7 +24,7 @@ class ValueDisplacementMetric final : public Metric {
     return {.outputs = true, .single_removals = false, .overlap = false, .regions = false, .entropy = false};
   }
   void head_step(const HeadStep& step, std::span<float> out) const override {
-    out[0] = step.evicted == 0 ? 0.0F : static_cast<float>(distance(step.kept_output, step.evicted_output));
+    out[0] = static_cast<float>(step.displacement);
   }
   bool counts(const HeadStep& step) const override { return step.evicted > 0; }
 };
