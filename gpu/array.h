@@ -1,0 +1,54 @@
+// Arrays of the CUDA backend: a buffer on the device, or the promise of one. Internal to gpu.
+//
+// Window attention of a long prompt has 32 rows for each query head, more bytes than all keys and values together, and most
+// scores need only its sums. So window_attention() returns arrays that are promised: an operation which can compute its
+// result from the promise does so in one pass over the keys, any other has the array made first.
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <optional>
+
+#include "gpu/layer.h"
+
+namespace kvreplay::cuda {
+
+// What a promised array is, for operations that can do without it.
+struct WindowAttention;  // weights of the window [Hq, W, n]: gpu/window.h
+struct RemovalErrors;    // removal errors of every window query [Hq, W, n]: gpu/reconstruction.h
+
+struct DeviceArray final : Array::Storage {
+  explicit DeviceArray(Buffer<float> made) : values(std::move(made)) {}
+  DeviceArray(std::function<Buffer<float>()> how) : make(std::move(how)) {}
+
+  const float* data() const {
+    const std::lock_guard lock(mutex);
+    if (values.empty() && make) {
+      values = make();
+      make = nullptr;
+    }
+    return values.data();
+  }
+  bool promised() const { return values.empty() && static_cast<bool>(make); }
+
+  mutable std::mutex mutex;
+  mutable Buffer<float> values;
+  mutable std::function<Buffer<float>()> make;
+  std::shared_ptr<const WindowAttention> window;  // set for promised weights of a window
+  std::shared_ptr<const RemovalErrors> errors;    // set for promised removal errors
+};
+
+inline const DeviceArray& device_array(const Array& array) { return static_cast<const DeviceArray&>(array.storage()); }
+inline const float* device_data(const Array& array) { return device_array(array).data(); }
+
+inline Array make_array(std::vector<std::int64_t> shape, Buffer<float> values) {
+  return {std::move(shape), std::make_shared<DeviceArray>(std::move(values))};
+}
+
+inline std::int64_t element_count(const std::vector<std::int64_t>& shape) {
+  std::int64_t count = 1;
+  for (const auto extent : shape) count *= extent;
+  return count;
+}
+
+}  // namespace kvreplay::cuda

@@ -1,0 +1,113 @@
+// CUDA's calls with errors as exceptions, and device memory that is counted. Internal to gpu.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace kvreplay::cuda {
+
+// Throws Error when `status` is not success: `what` says what was tried ("copying keys to the device"). Running out of
+// device memory says how much is in use and what to do.
+void check(cudaError_t status, const char* what);
+// After a kernel's launch.
+void check_launch(const char* kernel);
+
+// One GPU: its properties and the stream on which this backend computes. Work that one backend starts is ordered by that
+// stream; nothing waits for the whole device.
+class Device {
+ public:
+  explicit Device(int index);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  int index() const { return index_; }
+  const std::string& name() const { return name_; }
+  int multiprocessors() const { return multiprocessors_; }
+  int capability() const { return capability_; }                // 90 for 9.0
+  std::size_t shared_memory() const { return shared_memory_; }  // that a block may ask for, bytes
+  std::size_t memory() const { return memory_; }
+  cudaStream_t stream() const { return stream_; }
+  void make_current() const;
+  void synchronize() const;
+
+  // Device memory that buffers hold now and have held at most, bytes.
+  std::int64_t bytes() const { return bytes_; }
+  std::int64_t peak_bytes() const { return peak_bytes_; }
+
+  void* allocate(std::size_t bytes);  // on the stream
+  void release(void* memory, std::size_t bytes) noexcept;
+
+ private:
+  int index_;
+  std::string name_;
+  int multiprocessors_ = 0, capability_ = 0;
+  std::size_t shared_memory_ = 0, memory_ = 0;
+  cudaStream_t stream_ = nullptr;
+  std::atomic<std::int64_t> bytes_ = 0, peak_bytes_ = 0;
+};
+
+// `count` elements of device memory, uninitialised. Freed on the device's stream, so work that was started before may
+// still use it.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Device& device, std::int64_t count)
+      : device_(&device), count_(count), data_(static_cast<T*>(count > 0 ? device.allocate(bytes()) : nullptr)) {}
+  Buffer(Buffer&& other) noexcept
+      : device_(other.device_), count_(std::exchange(other.count_, 0)), data_(std::exchange(other.data_, nullptr)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(count_, other.count_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) device_->release(data_, bytes());
+  }
+
+  T* data() const { return data_; }
+  std::int64_t size() const { return count_; }
+  std::size_t bytes() const { return static_cast<std::size_t>(count_) * sizeof(T); }
+  bool empty() const { return data_ == nullptr; }
+
+  void fill_bytes(int byte) {
+    if (data_ != nullptr) check(cudaMemsetAsync(data_, byte, bytes(), device_->stream()), "clearing device memory");
+  }
+  void upload(const T* values) {
+    if (data_ != nullptr)
+      check(cudaMemcpyAsync(data_, values, bytes(), cudaMemcpyHostToDevice, device_->stream()), "copying to the device");
+  }
+  // Waits for the stream.
+  std::vector<T> download() const {
+    std::vector<T> values(static_cast<std::size_t>(count_));
+    if (data_ != nullptr) {
+      check(cudaMemcpyAsync(values.data(), data_, bytes(), cudaMemcpyDeviceToHost, device_->stream()),
+            "copying from the device");
+      device_->synchronize();
+    }
+    return values;
+  }
+
+ private:
+  Device* device_ = nullptr;
+  std::int64_t count_ = 0;
+  T* data_ = nullptr;
+};
+
+template <class T>
+Buffer<T> uploaded(Device& device, const std::vector<T>& values) {
+  Buffer<T> buffer(device, static_cast<std::int64_t>(values.size()));
+  buffer.upload(values.data());
+  return buffer;
+}
+
+}  // namespace kvreplay::cuda

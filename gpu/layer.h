@@ -1,0 +1,53 @@
+// A layer of a trace on a device. Internal to gpu.
+#pragma once
+
+#include <map>
+#include <mutex>
+
+#include "core/backend/backend.h"
+#include "gpu/device.h"
+
+namespace kvreplay::cuda {
+
+// Elements on the device in the type that the trace stores.
+struct DeviceTensor {
+  ElementType type = ElementType::float32;
+  std::array<std::int64_t, 3> shape{};
+  Buffer<std::byte> bytes;
+  const void* data() const { return bytes.data(); }
+};
+
+struct CudaLayer final : LoadedLayer {
+  Device* device = nullptr;
+  ElementType type = ElementType::float32;  // of key, value and query
+  DeviceTensor key, value;                  // [Hk, T, d]
+
+  // All recorded queries whose position is in [begin, end): [Hq, rows, d], uploaded once for each range; positions on the
+  // host say which.
+  struct Queries {
+    DeviceTensor rows;
+    std::vector<std::int32_t> positions;
+    Buffer<std::int32_t> device_positions;
+  };
+  const Queries& recorded_queries(std::int64_t begin, std::int64_t end) const;
+  // The same, of a range in which every position must have been recorded; else throws Error, `purpose` says what needed it.
+  const Queries& queries(std::int64_t begin, std::int64_t end, const std::string& purpose) const;
+
+  // [Hq, r, d] float32 with ‖R_h x‖ = ‖W_h x‖: R_h is W_h itself when C <= d, else an upper triangular (or, where G is
+  // singular, square) factor of the Gram matrix. rows: r.
+  struct Factor {
+    Buffer<float> matrix;
+    std::int64_t rows = 0;
+    bool triangular = false;
+  };
+  const Factor& projection_factor() const;
+
+  DeviceTensor upload(LayerDataset which, IndexRange heads = {}, IndexRange rows = {}) const;
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::map<std::pair<std::int64_t, std::int64_t>, Queries> queries_;
+  mutable std::unique_ptr<Factor> factor_;
+};
+
+}  // namespace kvreplay::cuda
