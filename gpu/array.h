@@ -14,8 +14,7 @@
 namespace kvreplay::cuda {
 
 // What a promised array is, for operations that can do without it.
-struct WindowAttention;  // weights of the window [Hq, W, n]: gpu/window.h
-struct RemovalErrors;    // removal errors of every window query [Hq, W, n]: gpu/reconstruction.h
+class WindowAttention;  // weights of the window [Hq, W, n]: gpu/window.h
 
 struct DeviceArray final : Array::Storage {
   explicit DeviceArray(Buffer<float> made) : values(std::move(made)) {}
@@ -34,8 +33,7 @@ struct DeviceArray final : Array::Storage {
   mutable std::mutex mutex;
   mutable Buffer<float> values;
   mutable std::function<Buffer<float>()> make;
-  std::shared_ptr<const WindowAttention> window;  // set for promised weights of a window
-  std::shared_ptr<const RemovalErrors> errors;    // set for promised removal errors
+  std::shared_ptr<WindowAttention> window;  // set for weights of a window
 };
 
 inline const DeviceArray& device_array(const Array& array) { return static_cast<const DeviceArray&>(array.storage()); }

@@ -82,6 +82,7 @@ class Buffer {
   void fill_bytes(int byte) {
     if (data_ != nullptr) check(cudaMemsetAsync(data_, byte, bytes(), device_->stream()), "clearing device memory");
   }
+  // From memory that may go as soon as this returns (CUDA copies what is not pinned to memory of its own first).
   void upload(const T* values) {
     if (data_ != nullptr)
       check(cudaMemcpyAsync(data_, values, bytes(), cudaMemcpyHostToDevice, device_->stream()), "copying to the device");

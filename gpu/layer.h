@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <mutex>
 
 #include "core/backend/backend.h"
@@ -17,7 +18,7 @@ struct DeviceTensor {
   const void* data() const { return bytes.data(); }
 };
 
-struct CudaLayer final : LoadedLayer {
+struct CudaLayer final : LoadedLayer, std::enable_shared_from_this<CudaLayer> {
   Device* device = nullptr;
   ElementType type = ElementType::float32;  // of key, value and query
   DeviceTensor key, value;                  // [Hk, T, d]
@@ -42,12 +43,23 @@ struct CudaLayer final : LoadedLayer {
   };
   const Factor& projection_factor() const;
 
+  // The same in float16 with a power of two for each head (gpu/kernels/removal_fused.h), of the factor or of the identity.
+  // Only where the factor is square.
+  struct RoundedFactor {
+    Buffer<std::byte> matrix;  // [Hq, d, d] float16
+    Buffer<float> unit;        // [Hq]
+    bool triangular = false;
+    float value_scale = 1;
+  };
+  const RoundedFactor& rounded_factor(bool project) const;
+
   DeviceTensor upload(LayerDataset which, IndexRange heads = {}, IndexRange rows = {}) const;
 
  private:
   mutable std::mutex mutex_;
   mutable std::map<std::pair<std::int64_t, std::int64_t>, Queries> queries_;
   mutable std::unique_ptr<Factor> factor_;
+  mutable std::unique_ptr<RoundedFactor> rounded_, rounded_identity_;
 };
 
 }  // namespace kvreplay::cuda

@@ -2,13 +2,13 @@
 //
 // ‖W_h x‖² = xᵀ G x with G = W_hᵀ W_h, a d × d matrix. With a factor R, G = Rᵀ R, the norm is ‖R x‖: the projected values
 // [T, Hq, C] of the published code never exist, and nothing cancels as it would in the expanded square.
-#include <Eigen/Cholesky>
-#include <Eigen/Eigenvalues>
+#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "core/backend/cpu/cpu_backend.h"
+#include "core/backend/square_factor.h"
 #include "core/base/parallel.h"
 #include "core/kernels/kernels.h"
 
@@ -19,15 +19,6 @@ using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowM
 constexpr std::int64_t value_tile = 256;  // values projected at a time: they stay in the second-level cache
 
 const CpuLayer& cpu(const LoadedLayer& layer) { return static_cast<const CpuLayer&>(layer); }
-
-// A square R with RᵀR = G. Cholesky where G is positive definite; else the eigen-decomposition, with the small negative
-// eigenvalues that rounding makes set to 0.
-Matrix square_factor(const Matrix& gram) {
-  const Eigen::LLT<Matrix> cholesky(gram);
-  if (cholesky.info() == Eigen::Success) return cholesky.matrixU();
-  const Eigen::SelfAdjointEigenSolver<Matrix> eigen(gram);
-  return eigen.eigenvalues().cwiseMax(0).cwiseSqrt().asDiagonal() * eigen.eigenvectors().transpose();
-}
 
 // Adds the rows of a panel of W_o [rows, Hq · d] to the Gram matrix of one head: the product in float32, sums over panels
 // in float64.
@@ -99,9 +90,8 @@ const Tensor<float, 3>& CpuLayer::projection_factor() const {
       for (std::int64_t c = 0; c < hidden_size; ++c) std::copy_n(&projection(0, c, h * d), d, &factor_(h, c, 0));
     return factor_;
   }
-  const auto store = [&](Tensor<float, 3>& factor, std::int64_t h, const Matrix& gram) {
-    const Matrix r = square_factor(gram);
-    std::copy_n(r.data(), d * d, factor.data() + h * d * d);
+  const auto store = [d](Tensor<float, 3>& factor, std::int64_t h, const Matrix& gram) {
+    square_factor(gram.data(), d, factor.data() + h * d * d);
   };
   Tensor<float, 3> factor({num_query_heads, d, d});
   if (trace->has(layer, LayerDataset::output_projection)) {

@@ -1,0 +1,23 @@
+// Exact, tie-stable selection of the largest scores of each row.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace kvreplay::cuda {
+
+// For each row h of scores [rows, columns] the min(count[h], columns) columns with the largest scores, ascending, at
+// kept + h · capacity; NaN ranks first, ties go to the lowest column. count [rows] on the device, none above capacity.
+//
+// One block a row: three rounds of a radix search (11, 11 and 10 bits) find the smallest key that is kept, a last pass
+// writes the columns in order. Four passes over the row, which stays in the second-level cache.
+void launch_select_top(const float* scores, std::int64_t rows, std::int64_t columns, const std::int64_t* count,
+                       std::int64_t capacity, std::int32_t* kept, cudaStream_t stream);
+
+// mean [rows]: mean column of the `count` largest of each row of scores [rows, columns], 1 <= count <= columns; among equal
+// scores the lowest columns are taken, or the highest.
+void launch_mean_top_column(const float* scores, std::int64_t rows, std::int64_t columns, std::int64_t count, bool highest,
+                            double* mean, cudaStream_t stream);
+
+}  // namespace kvreplay::cuda
