@@ -87,10 +87,32 @@ struct CacheChanges {
   }
 };
 
-// One run's evictions in one layer. evicted_at [H, T]; H is Hq, Hk or 1.
+// The prompt tokens that each stored head holds when the prompt ends, where nothing is evicted later: all that a policy has
+// to say that evicts once. It takes a few bytes a kept token, evicted_at four for every token of the trace.
+struct KeptSets {
+  std::vector<std::int64_t> offset;    // [H + 1]: head h holds position[offset[h]] to position[offset[h + 1] - 1]
+  std::vector<std::int32_t> position;  // ascending within a head; none below the layer's first candidate, all below P
+
+  std::int64_t heads() const { return static_cast<std::int64_t>(offset.size()) - 1; }  // Hq, Hk or 1
+  std::span<const std::int32_t> operator[](std::int64_t head) const {
+    const auto h = static_cast<std::size_t>(head);
+    return std::span(position).subspan(static_cast<std::size_t>(offset[h]),
+                                       static_cast<std::size_t>(offset[h + 1] - offset[h]));
+  }
+};
+
+// The same as evicted_at [H, T]: 0 for the candidates that are not kept, -1 for everything else (tokens that the sliding
+// window took were not evicted).
+Tensor<std::int32_t, 2> evicted_at_of(const KeptSets& kept, std::int64_t first_candidate, std::int64_t prompt,
+                                      std::int64_t tokens);
+
+// One run's evictions in one layer, in one of two forms.
 struct RunEvictions {
-  TensorView<const std::int32_t, 2> evicted_at;
-  const CacheChanges* changes = nullptr;  // null or empty: no row changed
+  TensorView<const std::int32_t, 2> evicted_at;  // [H, T], H is Hq, Hk or 1; empty where `kept` is given
+  const CacheChanges* changes = nullptr;         // null or empty: no row changed
+  const KeptSets* kept = nullptr;
+
+  std::int64_t heads() const { return kept != nullptr ? kept->heads() : evicted_at.dim(0); }
 };
 
 // Receives the results; called for every run, head and step in any order, from several threads, each cell once.

@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -60,6 +61,9 @@ class Policy {
   virtual bool compacts_positions() const { return false; }
   // budget: tokens per stored head when the prompt ends, at least minimum_budget() or at least the layer's candidates.
   virtual LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const = 0;
+  // The same evictions as kept sets, where the policy evicts when the prompt ends and never again: far less memory and time
+  // in a sweep of many runs. Without them, or where they would be larger than evicted_at, none.
+  virtual std::optional<KeptSets> keep(LayerWorkspace& /*layer*/, std::int64_t /*budget*/) const { return std::nullopt; }
 };
 
 // The values of a spec's parameters, all of them, defaults filled in.

@@ -291,6 +291,53 @@ TEST_P(BackendTest, EvaluateFollowsTheDefinitions) {
   }
 }
 
+// A run given by its kept sets is measured to the bit like the same run given by evicted_at, also beside runs of that form.
+TEST_P(BackendTest, KeptSetsAreMeasuredLikeEvictedAt) {
+  const Shape& shape = GetParam().shape;
+  std::vector<Tensor<std::int32_t, 2>> dense;
+  std::vector<KeptSets> sets;
+  for (auto& evicted : random_evictions(shape, *loaded_)) {
+    KeptSets kept;
+    kept.offset.push_back(0);
+    bool once = true;
+    for (std::int64_t h = 0; h < evicted.dim(0); ++h) {
+      for (std::int64_t t = 0; t < loaded_->tokens; ++t) {
+        once &= evicted(h, t) < 0 || (evicted(h, t) == 0 && t < loaded_->prompt);
+        if (t >= loaded_->first_candidate && t < loaded_->prompt && evicted(h, t) < 0)
+          kept.position.push_back(static_cast<std::int32_t>(t));
+      }
+      kept.offset.push_back(static_cast<std::int64_t>(kept.position.size()));
+    }
+    if (!once) continue;
+    const auto again = evicted_at_of(kept, loaded_->first_candidate, loaded_->prompt, loaded_->tokens);
+    EXPECT_TRUE(std::equal(again.flat().begin(), again.flat().end(), evicted.flat().begin(), evicted.flat().end()));
+    dense.push_back(std::move(evicted));
+    sets.push_back(std::move(kept));
+  }
+  ASSERT_GE(sets.size(), 6U);
+  std::vector<RunEvictions> runs;
+  for (const auto& evicted : dense) runs.push_back({evicted.view()});
+  for (const auto& kept : sets) runs.push_back({{}, nullptr, &kept});
+  Recorder recorder;
+  backend_->evaluate(*loaded_, runs, {}, recorder);
+  const std::size_t half = sets.size();
+  for (std::size_t r = 0; r < half; ++r)
+    for (int s = 0; s < shape.steps; ++s) {
+      EXPECT_EQ(recorder.layers.at({r, s}).evicted, recorder.layers.at({r + half, s}).evicted);
+      EXPECT_EQ(recorder.layers.at({r, s}).difference_norm, recorder.layers.at({r + half, s}).difference_norm);
+      for (int h = 0; h < shape.query_heads; ++h) {
+        const auto &a = recorder.heads.at({r, h, s}), &b = recorder.heads.at({r + half, h, s});
+        EXPECT_EQ(a.step.evicted, b.step.evicted);
+        EXPECT_EQ(a.step.evicted_mass, b.step.evicted_mass);
+        EXPECT_EQ(a.step.kept_log_sum_exp, b.step.kept_log_sum_exp);
+        EXPECT_EQ(a.step.single_removal_sum, b.step.single_removal_sum);
+        EXPECT_EQ(a.step.oracle_overlap, b.step.oracle_overlap);
+        EXPECT_EQ(a.step.mass_after, b.step.mass_after);
+        EXPECT_EQ(a.kept_output, b.kept_output);
+      }
+    }
+}
+
 // ---- selection, ties, NaN ------------------------------------------------------------------------------------------------
 
 TEST(Selection, TiesGoToTheLowestPositionAndNanRanksFirst) {

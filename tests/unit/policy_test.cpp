@@ -274,6 +274,29 @@ TEST_P(AnyPolicy, IsDeterministicAndHasNoMemory) {
   EXPECT_EQ(run(contents), first);
 }
 
+// Kept sets, where a policy gives them, say what evicted_at says, in layers with and without a sliding window.
+TEST_P(AnyPolicy, KeptSetsAreItsEvictions) {
+  Shape shape = shape_of(13);
+  const auto policy = make_policy(parse_policy(complete(GetParam())));
+  const auto backend = make_cpu_backend();
+  int given = 0;
+  for (const int window : {0, 70}) {
+    shape.sliding_window = window;
+    const auto trace = make_memory_trace(reference::random_contents(shape));
+    for (const int budget : {33, 40, 69, 200}) {
+      LayerWorkspace workspace(*trace, 0, *backend), fresh(*trace, 0, *backend);
+      const auto kept = policy->keep(workspace, budget);
+      if (!kept) continue;
+      ++given;
+      const auto rows = rows_of(evicted_at_of(*kept, workspace.first_candidate(), workspace.prompt(), workspace.tokens()));
+      EXPECT_EQ(rows, rows_of(policy->evict(fresh, budget).evicted_at)) << budget << " tokens, window " << window;
+    }
+  }
+  if (GetParam() == "snapkv@paper" || GetParam() == "restkv@released") {
+    EXPECT_GE(given, 5);
+  }
+}
+
 // A replay that is given the generated tokens one by one evicts at each step what the whole replay did.
 TEST_P(AnyPolicy, TokenByTokenEqualsInOneGo) {
   if (GetParam().find("oracle") == 0) return;     // looks ahead by definition

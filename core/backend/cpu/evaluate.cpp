@@ -21,7 +21,11 @@ constexpr double small_mass = 1e-6;
 // Kept and evicted prompt tokens of a run and stored head, when they stay the same for all decode steps.
 struct StoredHead {
   bool constant = true;
-  std::vector<std::int32_t> kept_prompt, evicted_prompt;
+  std::span<const std::int32_t> kept_prompt;  // of `found`, or of the run's own kept sets
+  std::vector<std::int32_t> found, evicted_prompt;
+
+  StoredHead() = default;
+  StoredHead(StoredHead&&) = default;  // a copy's span would look into the original
 };
 
 StoredHead classify(const std::int32_t* evicted_at, std::int64_t prompt, std::int64_t tokens) {
@@ -32,8 +36,30 @@ StoredHead classify(const std::int32_t* evicted_at, std::int64_t prompt, std::in
       return head;
     }
   for (std::int64_t i = 0; i < prompt; ++i)
-    (evicted_at[i] == 0 ? head.evicted_prompt : head.kept_prompt).push_back(static_cast<std::int32_t>(i));
+    (evicted_at[i] == 0 ? head.evicted_prompt : head.found).push_back(static_cast<std::int32_t>(i));
+  head.kept_prompt = head.found;
   return head;
+}
+
+StoredHead head_of(std::span<const std::int32_t> kept, std::int64_t first_candidate, std::int64_t prompt) {
+  StoredHead head;
+  head.kept_prompt = kept;
+  auto next = kept.begin();
+  for (auto i = static_cast<std::int32_t>(first_candidate); i < prompt; ++i) {
+    if (next != kept.end() && *next == i)
+      ++next;
+    else
+      head.evicted_prompt.push_back(i);
+  }
+  return head;
+}
+
+std::vector<StoredHead> stored_heads_of(const LoadedLayer& layer, const RunEvictions& run) {
+  std::vector<StoredHead> heads;
+  for (std::int64_t h = 0; h < run.heads(); ++h)
+    heads.push_back(run.kept != nullptr ? head_of((*run.kept)[h], layer.first_candidate, layer.prompt)
+                                        : classify(run.evicted_at[h].data(), layer.prompt, layer.tokens));
+  return heads;
 }
 
 // Σ values[index], in float64 and four chains: one alone waits for each addition.
@@ -114,7 +140,7 @@ class HeadEvaluator {
 
  private:
   std::size_t stored_head(std::size_t run) const {
-    const std::int64_t heads = runs_[run].evicted_at.dim(0);
+    const std::int64_t heads = runs_[run].heads();
     if (heads == layer_.num_query_heads) return static_cast<std::size_t>(head_);
     return heads == 1 ? 0 : static_cast<std::size_t>(head_ / layer_.group());
   }
@@ -459,10 +485,8 @@ void CpuBackend::evaluate(const LoadedLayer& base, const std::vector<RunEviction
   const std::int64_t steps = layer.steps(), width = static_cast<std::int64_t>(layer.num_query_heads) * layer.head_dim;
   if (steps == 0 || runs.empty()) return;
 
-  std::vector<std::vector<StoredHead>> stored(runs.size());
-  for (std::size_t r = 0; r < runs.size(); ++r)
-    for (std::int64_t h = 0; h < runs[r].evicted_at.dim(0); ++h)
-      stored[r].push_back(classify(runs[r].evicted_at[h].data(), layer.prompt, layer.tokens));
+  std::vector<std::vector<StoredHead>> stored;
+  for (const RunEvictions& run : runs) stored.push_back(stored_heads_of(layer, run));
 
   Tensor<float, 2> outputs({request.outputs ? steps : 0, width}, 0.0F);
   std::vector<Tensor<float, 2>> differences;

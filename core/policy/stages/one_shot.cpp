@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <functional>
 #include <limits>
 
 #include "core/policy/stages/stages.h"
@@ -14,28 +15,68 @@ class OneShotPolicy final : public Policy {
   std::int64_t minimum_budget() const override { return std::max(1, stages_.window + stages_.sinks); }
 
   LayerEvictions evict(LayerWorkspace& layer, std::int64_t budget) const override {
-    LayerEvictions result = layer.nothing_evicted(stages_.granularity);
-    if (budget >= layer.candidates() || stages_.skip_layers.count(layer.layer()) != 0) return result;
-    // Sinks that a sliding window no longer shows take no room.
-    const std::int64_t sinks = std::max<std::int64_t>(0, stages_.sinks - layer.first_candidate());
+    if (evicts_nothing(layer, budget)) return layer.nothing_evicted(stages_.granularity);
+    const std::int64_t sinks = sinks_in(layer);
+    LayerEvictions result;
+    const auto use = [&](const SelectionContext& selection) {
+      result.evicted_at = evicted_at_of(kept_sets(layer, stages_.selection->select(selection), sinks),
+                                        layer.first_candidate(), layer.prompt(), layer.tokens());
+      if (layer.wants_scores()) result.scores = spread(layer, stages_.selection->ranked(selection), sinks);
+    };
+    select(layer, budget, sinks, use);
+    return result;
+  }
+
+  std::optional<KeptSets> keep(LayerWorkspace& layer, std::int64_t budget) const override {
+    if (evicts_nothing(layer, budget)) return std::nullopt;
+    const std::int64_t sinks = sinks_in(layer);
+    KeptSets result;
+    select(layer, budget, sinks, [&](const SelectionContext& selection) {
+      result = kept_sets(layer, stages_.selection->select(selection), sinks);
+    });
+    return result;
+  }
+
+ private:
+  bool evicts_nothing(const LayerWorkspace& layer, std::int64_t budget) const {
+    return budget >= layer.candidates() || stages_.skip_layers.count(layer.layer()) != 0;
+  }
+  // Sinks that a sliding window no longer shows take no room.
+  std::int64_t sinks_in(const LayerWorkspace& layer) const {
+    return std::max<std::int64_t>(0, stages_.sinks - layer.first_candidate());
+  }
+
+  // Everything up to the selection, which is what `use` does with the context.
+  void select(LayerWorkspace& layer, std::int64_t budget, std::int64_t sinks,
+              const std::function<void(const SelectionContext&)>& use) const {
     const std::int64_t columns = layer.candidates() - stages_.window - sinks;
     const Array scores = scores_of_columns(layer, budget, sinks, columns);
     const Array pooled = stages_.pooling->pool({layer, scores, budget});
     const std::int64_t protected_columns = stages_.window + sinks;
     const auto capacity = stages_.allocation->capacity({layer, pooled, budget, static_cast<int>(protected_columns)});
-    const SelectionContext selection{layer, pooled, capacity, budget - protected_columns, sinks};
-    const auto kept = stages_.selection->select(selection);
-    for (std::size_t h = 0; h < kept.size(); ++h) {
-      std::int32_t* row =
-          result.evicted_at.data() + static_cast<std::int64_t>(h) * layer.tokens() + layer.first_candidate() + sinks;
-      std::fill_n(row, columns, 0);
-      for (const std::int32_t column : kept[h]) row[column] = -1;
-    }
-    if (layer.wants_scores()) result.scores = spread(layer, stages_.selection->ranked(selection), sinks);
-    return result;
+    use({layer, pooled, capacity, budget - protected_columns, sinks});
   }
 
- private:
+  // Sinks and window around the selected columns, which count from the first after the sinks.
+  KeptSets kept_sets(const LayerWorkspace& layer, const std::vector<std::vector<std::int32_t>>& selected,
+                     std::int64_t sinks) const {
+    const auto first = static_cast<std::int32_t>(layer.first_candidate()), behind = first + static_cast<std::int32_t>(sinks),
+               end = static_cast<std::int32_t>(layer.prompt());
+    std::size_t total = selected.size() * static_cast<std::size_t>(sinks + stages_.window);
+    for (const auto& columns : selected) total += columns.size();
+    KeptSets kept;
+    kept.position.reserve(total);
+    kept.offset.reserve(selected.size() + 1);
+    kept.offset.push_back(0);
+    for (const auto& columns : selected) {
+      for (std::int32_t position = first; position < behind; ++position) kept.position.push_back(position);
+      for (const std::int32_t column : columns) kept.position.push_back(behind + column);
+      for (std::int32_t position = end - stages_.window; position < end; ++position) kept.position.push_back(position);
+      kept.offset.push_back(static_cast<std::int64_t>(kept.position.size()));
+    }
+    return kept;
+  }
+
   // The indicator's scores of the columns [first, first + columns).
   Array scores_of_columns(LayerWorkspace& layer, std::int64_t budget, std::int64_t first, std::int64_t columns) const {
     const std::string key = "score:" + stages_.indicator->key(budget) + ":" + std::to_string(first + columns);
