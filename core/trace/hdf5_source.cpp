@@ -15,6 +15,7 @@
 #include "core/base/parallel.h"
 #include "core/trace/chunk_decoding_internal.h"
 #include "core/trace/hdf5_internal.h"
+#include "core/trace/parallel_reading_internal.h"
 #include "core/trace/source_internal.h"
 
 namespace kvreplay {
@@ -27,6 +28,7 @@ constexpr std::int64_t max_decoded_chunk = std::int64_t{256} << 20;
 constexpr std::int64_t max_attribute_bytes = std::int64_t{16} << 20;
 constexpr std::int64_t piece_bytes = std::int64_t{4} << 20, decoded_piece_bytes = std::int64_t{32} << 20;
 constexpr std::int64_t decoding_threads = 4;
+constexpr std::int64_t least_parallel_bytes = std::int64_t{4} << 20;
 constexpr std::size_t max_children = 1'000'000;
 
 // HDF5 searches for its signature at 0, 512, 1024, ...; a trace has it at 0.
@@ -123,6 +125,7 @@ class Hdf5Source final : public Source {
   ~Hdf5Source() override {
     const hdf5::Guard guard;
     opened_.reset();
+    parallel_.reset();
     file_.reset();
   }
 
@@ -183,6 +186,23 @@ class Hdf5Source final : public Source {
     std::vector<std::byte> staging;
     std::vector<std::int64_t> at(start.begin(), start.end()), extent(count.begin(), count.end());
     read_pieces(node, info, at, extent, 0, staging, sink);
+  }
+
+  void read_into(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
+                 void* target) const override {
+    std::int64_t bytes = 0;
+    const ParallelReader* reader = nullptr;
+    {
+      const hdf5::Guard guard;
+      const auto opened = open_dataset(node);
+      check_slab(node, opened->info, start, count);
+      bytes = product(count) * opened->info.type.size;
+      // A file that is still written, or was when its writer died, is read HDF5's own way.
+      if (opened->info.filters.empty() && bytes >= least_parallel_bytes && !left_open_) reader = parallel_reader();
+    }
+    if (reader == nullptr ||
+        !reader->read(node, where(node), start, count, static_cast<std::byte*>(target), static_cast<std::size_t>(bytes)))
+      Source::read_into(node, start, count, target);
   }
 
   std::vector<std::byte> stored_chunk(const std::string& node, std::int64_t index) const override {
@@ -561,10 +581,27 @@ class Hdf5Source final : public Source {
     return true;
   }
 
+  // Null where HDF5 cannot open the file that way, or does not say which descriptor it has open.
+  const ParallelReader* parallel_reader() const {
+    if (!parallel_tried_) {
+      parallel_tried_ = true;
+      void* handle = nullptr;
+      const hdf5::Properties access(H5Fget_access_plist(file_));
+      const bool plain_file = access.valid() && H5Pget_driver(access) == H5FD_SEC2;
+      if (plain_file && H5Fget_vfd_handle(file_, access, &handle) >= 0 && handle != nullptr)
+        parallel_ = ParallelReader::open(path_, *static_cast<int*>(handle), file_size_);
+      else
+        hdf5::reason();
+    }
+    return parallel_.get();
+  }
+
   std::string path_;
   std::int64_t file_size_ = 0;
   bool left_open_ = false;
   hdf5::File file_;
+  mutable std::unique_ptr<ParallelReader> parallel_;
+  mutable bool parallel_tried_ = false;
   mutable std::shared_ptr<const Opened> opened_;  // the last one, ready for the next slice
 };
 

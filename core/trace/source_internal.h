@@ -80,8 +80,9 @@ class Source {
     read_into(node, start, info.shape, values.data());
     return values;
   }
-  void read_into(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
-                 void* target) const;
+  // The slab of read(), to `target`, which holds that many bytes.
+  virtual void read_into(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
+                         void* target) const;
 };
 
 std::unique_ptr<Source> open_direct_source(const std::string& path);
