@@ -48,8 +48,7 @@ __global__ void multiply(const float* scores, const float* factors, std::int64_t
   out[i] = static_cast<float>(factor * scores[i] * factors[i / columns / group * columns + i % columns]);
 }
 
-__global__ void average_pool(const float* scores, std::int64_t columns, const int* kernel, const int* shift, Padding padding,
-                             float* out) {
+__global__ void average_pool(const float* scores, std::int64_t columns, PoolWindows windows, Padding padding, float* out) {
   const std::int64_t i = thread_index(), h = blockIdx.y;
   if (i >= columns) return;
   const float* in = scores + h * columns;

@@ -1,0 +1,369 @@
+// Checks the fused scoring kernels against their plain rungs, then times a whole scoring beside the floor.
+//
+//   scoring_kernels [--tokens T] [--repeat N] [--no-check]
+//
+// Exit code 1 when a check fails.
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "gpu/device.h"
+#include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/product.h"
+#include "gpu/kernels/removal_error.h"
+#include "gpu/kernels/removal_fused.h"
+#include "gpu/kernels/selection.h"
+#include "gpu/kernels/smoothing.h"
+#include "gpu/kernels/window_fused.h"
+#include "gpu/kernels/window_rows.h"
+
+namespace kvreplay::cuda {
+namespace {
+
+int failures = 0;
+
+__device__ std::uint32_t scramble(std::uint64_t x) {
+  x = (x ^ x >> 31) * 0xbf58476d1ce4e5b9ULL;
+  x = (x ^ x >> 29) * 0x94d049bb133111ebULL;
+  return static_cast<std::uint32_t>((x ^ x >> 32) >> 16);
+}
+
+template <class Element>
+__global__ void fill_normal(Element* target, std::int64_t count, std::uint64_t seed, float deviation) {
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
+    const float u = (static_cast<float>(scramble((seed << 40) + 2 * i + 1) >> 8) + 0.5F) / 16777216.0F;
+    const float v = (static_cast<float>(scramble((seed << 40) + 2 * i + 2) >> 8) + 0.5F) / 16777216.0F;
+    target[i] = static_cast<Element>(deviation * sqrtf(-2 * logf(u)) * cospif(2 * v));
+  }
+}
+
+template <class Element>
+Buffer<Element> normal(Device& device, std::int64_t count, std::uint64_t seed, float deviation) {
+  Buffer<Element> buffer(device, count);
+  fill_normal<<<1024, 256, 0, device.stream()>>>(buffer.data(), count, seed, deviation);
+  check_launch("random numbers");
+  return buffer;
+}
+
+// Doubles the length of one key for each head, so that some weights come above 1/2.
+template <class Element>
+__global__ void make_sink(Element* key, std::int64_t head_stride, const Element* query, int rows_per_head, int dim) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < dim) key[blockIdx.x * head_stride + 3 * dim + i] = static_cast<Element>(1.5F * to_float(query[blockIdx.x * rows_per_head * dim + i]));
+}
+
+double median_ms(Device& device, int repeat, const std::function<void()>& work) {
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin);
+  cudaEventCreate(&end);
+  std::vector<double> times;
+  for (int i = 0; i < repeat + 3; ++i) {
+    cudaEventRecord(begin, device.stream());
+    work();
+    cudaEventRecord(end, device.stream());
+    check(cudaEventSynchronize(end), "timing");
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    if (i >= 3) times.push_back(ms);
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+void compare(const char* what, const std::vector<float>& got, const std::vector<float>& want, double relative) {
+  double worst = 0, largest = 0;
+  std::size_t at = 0, bad = 0;
+  for (const float w : want)
+    if (std::isfinite(w)) largest = std::max<double>(largest, std::fabs(w));
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    const double error = std::fabs(got[i] - want[i]) / (std::fabs(want[i]) + 1e-6 * largest);
+    if (!(error <= relative)) ++bad;
+    if (!(error <= worst)) worst = error, at = i;
+  }
+  if (bad > 0) ++failures;
+  std::printf("  %-34s worst relative error %.2e at %zu (%.9g, expected %.9g), %zu of %zu beyond %.0e: %s\n", what, worst, at,
+              got[at], want[at], bad, want.size(), relative, bad > 0 ? "FAIL" : "PASS");
+  std::fflush(stdout);
+}
+
+struct Shape {
+  int query_heads, kv_heads, dim, window;
+  std::int64_t prompt, tokens;
+  int sliding;
+  float cap;
+};
+
+template <class Element>
+struct Problem {
+  Shape shape;
+  Buffer<Element> query, key, value;
+  Buffer<float> factor, unit, statistics, weights;
+  Buffer<__half> rounded;
+  FusedWindow window;
+  FusedRemoval removal;
+  RowWeights narrow;
+
+  Problem(Device& device, const Shape& s) : shape(s) {
+    const std::int64_t d = s.dim;
+    query = normal<Element>(device, static_cast<std::int64_t>(s.query_heads) * s.window * d, 1, 1.4F);
+    key = normal<Element>(device, s.kv_heads * s.tokens * d, 2, 1.4F);
+    value = normal<Element>(device, s.kv_heads * s.tokens * d, 3, 0.7F);
+    make_sink<<<static_cast<unsigned>(s.kv_heads), 256, 0, device.stream()>>>(
+        key.data() + std::max<std::int64_t>(0, s.prompt - 8) / 2 * d, s.tokens * d, query.data(), s.query_heads / s.kv_heads * s.window, s.dim);
+    factor = normal<float>(device, s.query_heads * d * d, 4, 0.02F);
+    rounded = Buffer<__half>(device, s.query_heads * d * d);
+    unit = Buffer<float>(device, s.query_heads);
+    launch_round_factor(factor.data(), s.query_heads, s.dim, rounded.data(), unit.data(), device.stream());
+    window.query = query.data();
+    window.type = std::is_same_v<Element, __half> ? ElementType::float16 : ElementType::bfloat16;
+    window.key_head_stride = s.tokens * d;
+    window.kv_heads = s.kv_heads;
+    window.group = s.query_heads / s.kv_heads;
+    window.dim = s.dim;
+    window.scale = 1 / std::sqrt(static_cast<float>(d));
+    window.cap = s.cap;
+    RowShape& rows = window.shape;
+    rows.rows = static_cast<std::int64_t>(s.query_heads) * s.window;
+    rows.window = s.window;
+    rows.first_query = s.prompt - s.window;
+    rows.low = s.sliding > 0 ? std::max<std::int64_t>(0, rows.first_query - s.sliding + 1) : 0;
+    rows.columns = s.prompt - rows.low;
+    rows.sliding_window = s.sliding;
+    const std::int64_t first = s.sliding > 0 ? std::max<std::int64_t>(0, s.prompt - s.sliding) : 0;
+    rows.cut = first - rows.low;
+    window.key = key.data() + rows.low * d;
+    statistics = Buffer<float>(device, 3 * rows.rows);
+    std::vector<float> w;
+    double rest = 1;
+    for (int i = 0; i < s.window; ++i) w.push_back(static_cast<float>(i + 1 < s.window ? 0.3 * rest : rest)), rest *= 0.7;
+    std::reverse(w.begin(), w.end());
+    std::copy(w.begin(), w.end(), narrow.value);
+    weights = uploaded(device, w);
+    removal.value = value.data() + first * d;
+    removal.type = window.type;
+    removal.head_stride = s.tokens * d;
+    removal.kv_heads = s.kv_heads;
+    removal.group = window.group;
+    removal.dim = s.dim;
+    removal.columns = s.prompt - first;
+    removal.factor = rounded.data();
+    removal.factor_unit = unit.data();
+    removal.triangular = false;
+    removal.value_scale = window.type == ElementType::bfloat16 ? 64.0F : 1.0F;
+  }
+  RowStatistics row_statistics() const {
+    return {statistics.data(), statistics.data() + window.shape.rows, statistics.data() + 2 * window.shape.rows};
+  }
+};
+
+// Zeros below the diagonal of every factor.
+__global__ void make_upper(float* factor, int dim) {
+  for (int i = static_cast<int>(threadIdx.x); i < dim * dim; i += static_cast<int>(blockDim.x))
+    if (i % dim < i / dim) factor[static_cast<std::int64_t>(blockIdx.x) * dim * dim + i] = 0;
+}
+
+template <class Element>
+void check_problem(Device& device, const Shape& s, bool triangular) {
+  std::printf("%s Hq %d Hk %d d %d W %d P %lld T %lld sliding %d cap %g%s\n", std::is_same_v<Element, __half> ? "float16" : "bfloat16",
+              s.query_heads, s.kv_heads, s.dim, s.window, static_cast<long long>(s.prompt), static_cast<long long>(s.tokens), s.sliding, s.cap,
+              triangular ? " triangular" : "");
+  Problem<Element> p(device, s);
+  if (triangular) {
+    make_upper<<<static_cast<unsigned>(s.query_heads), 256, 0, device.stream()>>>(p.factor.data(), s.dim);
+    launch_round_factor(p.factor.data(), s.query_heads, s.dim, p.rounded.data(), p.unit.data(), device.stream());
+    p.removal.triangular = true;
+  }
+  const RowShape& shape = p.window.shape;
+  const int sms = device.multiprocessors(), group = p.window.group;
+  const std::int64_t d = s.dim, n = p.removal.columns, heads = s.query_heads, w = s.window;
+  // Plain.
+  Buffer<float> wide(device, shape.rows * shape.columns), dominant(device, shape.rows * 2), weight(device, shape.rows * n);
+  launch_product_nt({p.query.data(), p.window.type, d, group * w * d, 1}, {p.window.key, p.window.type, d, s.tokens * d, 1}, s.kv_heads,
+                    group * w, shape.columns, d, p.window.scale, s.cap, wide.data(), shape.columns, group * w * shape.columns, device.stream());
+  launch_softmax_rows(wide.data(), shape, dominant.data(), device.stream());
+  check(cudaMemcpy2DAsync(weight.data(), n * 4, wide.data() + shape.cut, shape.columns * 4, n * 4, shape.rows, cudaMemcpyDeviceToDevice, device.stream()), "columns");
+  Buffer<float> mean(device, heads * n), grouped(device, s.kv_heads * w * n);
+  launch_reduce_rows(weight.data(), heads, s.window, n, p.weights.data(), mean.data(), device.stream());
+  launch_reduce_group(weight.data(), s.kv_heads, w * n, group, Reduction::mean, grouped.data(), device.stream());
+  // Fused.
+  Buffer<std::byte> scratch(device, statistics_scratch_bytes(p.window, sms));
+  Buffer<float> fused_mean(device, heads * n), fused_odds(device, heads * n), fused_grouped(device, s.kv_heads * w * n);
+  fused_mean.fill_bytes(0xff), fused_odds.fill_bytes(0xff), fused_grouped.fill_bytes(0xff), p.statistics.fill_bytes(0xff);
+  launch_window_statistics(p.window, p.row_statistics(), scratch.data(), sms, device.stream());
+  launch_window_sums(p.window, p.row_statistics(), p.narrow, fused_mean.data(), fused_odds.data(), sms, device.stream());
+  const auto flags = dominant.download();
+  const auto statistics = p.statistics.download();
+  std::vector<float> complement, expected_complement;
+  for (std::int64_t r = 0; r < shape.rows; ++r)
+    if (flags[2 * r] >= 0) complement.push_back(statistics[2 * shape.rows + r]), expected_complement.push_back(flags[2 * r + 1]);
+  std::printf("  %zu of %lld rows have a dominant weight\n", complement.size(), static_cast<long long>(shape.rows));
+  if (!complement.empty()) compare("1 - dominant weight", complement, expected_complement, 2e-5);
+  compare("averaged attention", fused_mean.download(), mean.download(), 2e-5);
+  if (group <= 4) {
+    launch_window_group_rows(p.window, p.row_statistics(), false, fused_grouped.data(), sms, device.stream());
+    compare("rows over the group", fused_grouped.download(), grouped.download(), 2e-5);
+  }
+  // Errors from the same averaged attention.
+  Buffer<float> output(device, heads * d), center(device, heads * d), error(device, heads * n), want_output(device, heads * d);
+  Buffer<float> partial(device, mean_output_partial_count(p.removal, n));
+  error.fill_bytes(0xff);
+  launch_mean_center(p.removal, mean.data(), n, n, partial.data(), output.data(), center.data(), device.stream());
+  launch_mean_output(mean.data(), n, p.removal.value, p.removal.type, s.tokens * d, group, heads, n, s.dim, want_output.data(), device.stream());
+  compare("output of averaged attention", output.download(), want_output.download(), 1e-4);
+  launch_fused_removal_error(p.removal, center.data(), fused_odds.data(), 1, error.data(), sms, device.stream());
+  Buffer<float> points(device, d * n), plain(device, heads * n), projected(device, heads * d);
+  launch_product_nt({want_output.data(), ElementType::float32, d, d, 1}, {p.factor.data(), ElementType::float32, d, d * d, 1}, heads, 1, d, d, 1, 0,
+                    projected.data(), d, d, device.stream());
+  for (std::int64_t h = 0; h < heads; ++h) {
+    launch_product_nt({p.factor.data() + h * d * d, ElementType::float32, d, 0, 1},
+                      {static_cast<const Element*>(p.removal.value) + h / group * s.tokens * d, p.removal.type, d, 0, 1}, 1, d, n, d, 1, 0, points.data(), n, 0,
+                      device.stream());
+    launch_removal_error_of_mean(points.data(), projected.data() + h * d, mean.data() + h * n, weight.data() + h * w * n, dominant.data() + h * w * 2,
+                                 p.weights.data(), {s.window, n, s.dim, s.dim}, 1, plain.data() + h * n, device.stream());
+  }
+  compare("removal error (float16 factor)", error.download(), plain.download(), 3e-3);
+}
+
+void check_selection(Device& device, std::int64_t rows, std::int64_t m, int distinct) {
+  std::vector<float> scores(static_cast<std::size_t>(rows * m));
+  std::srand(7);
+  for (auto& x : scores) x = distinct > 0 ? static_cast<float>(std::rand() % distinct) - 2 : static_cast<float>(std::rand()) / 1e6F - 50;
+  std::vector<std::int64_t> count;
+  for (std::int64_t r = 0; r < rows; ++r) count.push_back(r == 0 ? 1 : r == 1 ? m : 1 + (r * 7919) % m);
+  Buffer<float> on_device = uploaded(device, scores);
+  Buffer<std::int64_t> counts = uploaded(device, count);
+  Buffer<std::int32_t> kept(device, rows * m);
+  launch_select_top(on_device.data(), rows, m, counts.data(), m, kept.data(), device.stream());
+  const auto got = kept.download();
+  Buffer<double> means(device, rows);
+  const std::int64_t top = std::max<std::int64_t>(1, m / 3);
+  std::size_t wrong = 0;
+  for (const bool highest : {false, true}) {
+    launch_mean_top_column(on_device.data(), rows, m, top, highest, means.data(), device.stream());
+    const auto mean = means.download();
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::vector<std::int64_t> order(static_cast<std::size_t>(m));
+      for (std::int64_t i = 0; i < m; ++i) order[i] = i;
+      const float* row = scores.data() + r * m;
+      std::sort(order.begin(), order.end(), [&](auto a, auto b) { return row[a] != row[b] ? row[a] > row[b] : highest ? a > b : a < b; });
+      double sum = 0;
+      for (std::int64_t i = 0; i < top; ++i) sum += order[i];
+      wrong += mean[r] != sum / top;
+      if (highest) continue;
+      order.resize(count[r]);
+      std::sort(order.begin(), order.end());
+      for (std::int64_t i = 0; i < count[r]; ++i) wrong += got[r * m + i] != order[i];
+    }
+  }
+  if (wrong > 0) ++failures;
+  std::printf("selection %lld x %lld, %d distinct scores: %zu wrong: %s\n", static_cast<long long>(rows), static_cast<long long>(m), distinct, wrong,
+              wrong > 0 ? "FAIL" : "PASS");
+}
+
+void time_all(Device& device, std::int64_t tokens, int repeat) {
+  const Shape s{32, 8, 128, 32, tokens, tokens + 64, 0, 0};
+  Problem<__half> p(device, s);
+  make_upper<<<32, 256, 0, device.stream()>>>(p.factor.data(), s.dim);
+  launch_round_factor(p.factor.data(), 32, s.dim, p.rounded.data(), p.unit.data(), device.stream());
+  p.removal.triangular = true;
+  const int sms = device.multiprocessors();
+  const std::int64_t n = tokens, heads = 32, budget = 2048 - 32;
+  const std::int64_t before = device.bytes();
+  Buffer<std::byte> scratch(device, statistics_scratch_bytes(p.window, sms));
+  Buffer<float> mean(device, heads * n), odds(device, heads * n), error(device, heads * n), grouped(device, 8 * n), pooled(device, 8 * n);
+  Buffer<float> output(device, heads * 128), center(device, heads * 128), partial(device, mean_output_partial_count(p.removal, n));
+  Buffer<std::int32_t> kept(device, 8 * budget);
+  Buffer<float> rows(device, 8 * 32 * n);
+  Buffer<double> means(device, 256);
+  const Buffer<std::int64_t> counts = uploaded(device, std::vector<std::int64_t>(8, budget));
+  PoolWindows windows{};
+  for (int h = 0; h < 8; ++h) windows.kernel[h] = 5;
+  const cudaStream_t stream = device.stream();
+  const auto statistics = [&] { launch_window_statistics(p.window, p.row_statistics(), scratch.data(), sms, stream); };
+  const auto sums = [&](float* o) { launch_window_sums(p.window, p.row_statistics(), p.narrow, mean.data(), o, sms, stream); };
+  const auto centers = [&] { launch_mean_center(p.removal, mean.data(), n, n - 32, partial.data(), output.data(), center.data(), stream); };
+  const auto distances = [&] { launch_fused_removal_error(p.removal, center.data(), odds.data(), 1, error.data(), sms, stream); };
+  const auto group = [&](const float* from) { launch_reduce_group(from, 8, n, 4, Reduction::mean, grouped.data(), stream); };
+  const auto pool = [&] { launch_average_pool(grouped.data(), 8, n, windows, Padding::zero, pooled.data(), stream); };
+  const auto select = [&] { launch_select_top(pooled.data(), 8, n, counts.data(), budget, kept.data(), stream); };
+  const auto group_rows = [&] { launch_window_group_rows(p.window, p.row_statistics(), false, rows.data(), sms, stream); };
+  const auto rank = [&] { launch_mean_top_column(rows.data(), 256, n, budget, true, means.data(), stream); };
+  const auto show = [&](const char* what, double floor, const std::function<void()>& work) {
+    const double ms = median_ms(device, repeat, work);
+    std::printf("  %-40s %8.4f ms, floor %.4f ms, %.1f x\n", what, ms, floor, ms / floor);
+    std::fflush(stdout);
+  };
+  std::printf("%lld tokens, Hq 32, Hk 8, d 128, W 32, float16\n", static_cast<long long>(tokens));
+  const double key_ms = 8.0 * n * 128 * 2 / 4.27e12 * 1e3, operations = 2.0 * 32 * 32 * n * 128 / 752e12 * 1e3;
+  show("statistics", std::max(key_ms, operations), statistics);
+  show("sums and odds", std::max(key_ms, operations), [&] { sums(odds.data()); });
+  show("centers", key_ms, centers);
+  show("distances", 2.0 * 32 * n * 128 * 128 * 0.625 / 752e12 * 1e3, distances);
+  show("group", 5.0 * 8 * n * 4 / 4.27e12 * 1e3, [&] { group(error.data()); });
+  show("pool", 2.0 * 8 * n * 4 / 4.27e12 * 1e3, pool);
+  show("select", 8.0 * n * 4 / 4.27e12 * 1e3, select);
+  show("rows over the group", key_ms + 256.0 * n * 4 / 4.27e12 * 1e3, group_rows);
+  show("ranking of the rows", 256.0 * n * 4 / 4.27e12 * 1e3, rank);
+  show("ReST-KV released, average", 2 * key_ms + operations + 2.0 * 32 * n * 128 * 128 / 752e12 * 1e3, [&] {
+    statistics(), sums(odds.data()), centers(), distances(), group(error.data()), pool(), select();
+  });
+  show("ReST-KV released, adaptive", 2 * key_ms + operations + 2.0 * 32 * n * 128 * 128 / 752e12 * 1e3 + 256.0 * n * 4 / 4.27e12 * 1e3, [&] {
+    statistics(), sums(odds.data()), group_rows(), centers(), distances(), group(error.data()), rank(), pool(), select();
+  });
+  show("SnapKV", key_ms, [&] { statistics(), sums(nullptr), group(mean.data()), pool(), select(); });
+  std::printf("  device memory beside the inputs: %.1f MB\n", static_cast<double>(device.bytes() - before) / 1e6);
+}
+
+int run(int argc, char** argv) {
+  std::int64_t tokens = 131072;
+  int repeat = 20;
+  bool checks = true;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--tokens") == 0 && i + 1 < argc) tokens = std::atoll(argv[++i]);
+    if (std::strcmp(argv[i], "--repeat") == 0 && i + 1 < argc) repeat = std::atoi(argv[++i]);
+    if (std::strcmp(argv[i], "--no-check") == 0) checks = false;
+  }
+  Device device(0);
+  std::printf("%s, %d multiprocessors\n", device.name().c_str(), device.multiprocessors());
+  if (checks) {
+    check_selection(device, 5, 1, 0);
+    check_selection(device, 9, 1000, 0);
+    check_selection(device, 9, 3001, 5);
+    check_selection(device, 6, 70001, 3);
+    check_selection(device, 6, 70001, 0);
+    check_problem<__half>(device, {8, 2, 128, 32, 1000, 1010, 0, 0}, true);
+    check_problem<__half>(device, {8, 2, 64, 32, 777, 800, 0, 0}, false);
+    check_problem<__half>(device, {4, 4, 128, 8, 513, 520, 0, 0}, false);
+    check_problem<__half>(device, {4, 2, 64, 17, 300, 310, 100, 0}, true);
+    check_problem<__half>(device, {14, 2, 64, 32, 1025, 1030, 0, 5}, true);
+    check_problem<__half>(device, {6, 2, 128, 32, 33, 33, 0, 0}, false);
+    check_problem<__nv_bfloat16>(device, {8, 2, 128, 32, 1000, 1010, 0, 0}, true);
+    check_problem<__nv_bfloat16>(device, {2, 2, 64, 32, 4099, 4100, 1500, 30}, true);
+    check_problem<__half>(device, {32, 8, 128, 32, 16385, 16400, 0, 0}, true);
+  }
+  time_all(device, tokens, repeat);
+  time_all(device, tokens / 4, repeat);
+  std::printf(failures == 0 ? "all checks passed\n" : "%d checks FAILED\n", failures);
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace kvreplay::cuda
+
+int main(int argc, char** argv) {
+  try {
+    return kvreplay::cuda::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
