@@ -1,5 +1,9 @@
 #include "gpu/kernels/selection.h"
 
+#include <cooperative_groups.h>
+
+#include <algorithm>
+
 #include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
 
@@ -132,17 +136,267 @@ __global__ void __launch_bounds__(threads)
   if (threadIdx.x == 0) mean[blockIdx.x] = static_cast<double>(above + equal) / static_cast<double>(count);
 }
 
+// ---- a cluster of blocks a row -----------------------------------------------------------------------------------------
+
+constexpr int most_keys_of_thread = 32, most_blocks_of_cluster = 8;
+
+struct ClusterScratch {
+  unsigned histogram[3][digit_bins];
+  unsigned counts[most_keys_of_thread * warps];  // of a warp's keys, round by round: above the threshold, equal << 16
+  unsigned sums[warp_size];
+  unsigned bin, above;
+  unsigned totals[2];  // above and equal in this block
+  unsigned long long sum;
+};
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+namespace cg = cooperative_groups;
+
+// The part of a row that a block has, `count` keys for each thread: key i of thread t is column base + i · 1024 + t. Past
+// the end keys are 0, below that of any score, so they are never selected.
+template <int count>
+class ClusterRow {
+ public:
+  __device__ ClusterRow(const float* row, std::int64_t columns, ClusterScratch& scratch)
+      : scratch_(scratch), base_(static_cast<int>(cg::this_cluster().block_rank()) * count * threads) {
+    for (int i = static_cast<int>(threadIdx.x); i < 3 * digit_bins; i += threads) scratch.histogram[0][i] = 0;
+#pragma unroll
+    for (int i = 0; i < count; ++i) key_[i] = column(i) < columns ? order_key(row[column(i)]) : 0;
+    __syncthreads();
+  }
+
+  __device__ int column(int i) const { return base_ + i * threads + static_cast<int>(threadIdx.x); }
+  __device__ unsigned key(int i) const { return key_[i]; }
+
+  __device__ Threshold find_threshold(std::int64_t wanted) {
+    constexpr int shifts[3] = {21, 10, 0}, bits[3] = {11, 11, 10};
+    const cg::cluster_group cluster = cg::this_cluster();
+    unsigned prefix = 0, mask = 0;
+    auto left = static_cast<unsigned>(wanted);
+#pragma unroll
+    for (int round = 0; round < 3; ++round) {
+      unsigned* histogram = scratch_.histogram[round];
+      const unsigned digit_mask = (1U << bits[round]) - 1;
+#pragma unroll
+      for (int i = 0; i < count; ++i)
+        if ((key_[i] & mask) == prefix) atomicAdd(&histogram[key_[i] >> shifts[round] & digit_mask], 1U);
+      cluster.sync();
+      // Thread t has the t-th pair of bins from the top, over all blocks.
+      const int high = digit_bins - 1 - 2 * static_cast<int>(threadIdx.x);
+      unsigned first = 0, second = 0;
+      for (unsigned block = 0; block < cluster.num_blocks(); ++block) {
+        const unsigned* other = cluster.map_shared_rank(histogram, block);
+        first += other[high];
+        second += other[high - 1];
+      }
+      unsigned total = 0;
+      const unsigned before = block_exclusive_sum(first + second, scratch_.sums, total);
+      if (before < left && left <= before + first) {
+        scratch_.bin = static_cast<unsigned>(high);
+        scratch_.above = before;
+      } else if (before + first < left && left <= before + first + second) {
+        scratch_.bin = static_cast<unsigned>(high) - 1;
+        scratch_.above = before + first;
+      }
+      __syncthreads();
+      prefix |= scratch_.bin << shifts[round];
+      mask |= digit_mask << shifts[round];
+      left -= scratch_.above;
+      __syncthreads();
+    }
+    return {prefix, static_cast<std::int64_t>(left)};
+  }
+
+  // Calls body(i, keys of the row above the threshold before this one, keys equal to it before, equal ones of the whole row)
+  // for each of the thread's keys that is not below.
+  template <class Body>
+  __device__ void rank(unsigned threshold, Body&& body) {
+    const cg::cluster_group cluster = cg::this_cluster();
+    const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const unsigned above = __ballot_sync(all_lanes, key_[i] > threshold);
+      const unsigned equal = __ballot_sync(all_lanes, key_[i] == threshold);
+      if (lane == 0)
+        scratch_.counts[i * warps + warp] = static_cast<unsigned>(__popc(above)) | static_cast<unsigned>(__popc(equal))
+                                                                                       << 16;
+    }
+    __syncthreads();
+    const bool has = static_cast<int>(threadIdx.x) < count * warps;
+    unsigned total = 0;
+    const unsigned before = block_exclusive_sum(has ? scratch_.counts[threadIdx.x] : 0, scratch_.sums, total);
+    if (has) scratch_.counts[threadIdx.x] = before;
+    if (threadIdx.x == 0) {
+      scratch_.totals[0] = total & 0xffffU;
+      scratch_.totals[1] = total >> 16;
+    }
+    cluster.sync();
+    unsigned above_before = 0, equal_before = 0, equal_total = 0;
+    for (unsigned block = 0; block < cluster.num_blocks(); ++block) {
+      const unsigned* other = cluster.map_shared_rank(scratch_.totals, block);
+      if (block < cluster.block_rank()) {
+        above_before += other[0];
+        equal_before += other[1];
+      }
+      equal_total += other[1];
+    }
+    const unsigned below_lane = (1U << lane) - 1;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const bool is_above = key_[i] > threshold, is_equal = key_[i] == threshold;
+      const unsigned above = __ballot_sync(all_lanes, is_above), equal = __ballot_sync(all_lanes, is_equal);
+      if (!is_above && !is_equal) continue;
+      const unsigned packed = scratch_.counts[i * warps + warp];
+      body(i, above_before + (packed & 0xffffU) + static_cast<unsigned>(__popc(above & below_lane)),
+           equal_before + (packed >> 16) + static_cast<unsigned>(__popc(equal & below_lane)), equal_total);
+    }
+    cluster.sync();  // nobody leaves while others read its memory
+  }
+
+ private:
+  ClusterScratch& scratch_;
+  int base_;
+  unsigned key_[count];
+};
+#endif
+
+template <int keys_of_thread>
+__global__ void __launch_bounds__(threads)
+    cluster_select_top(const float* scores, std::int64_t columns, const std::int64_t* count, std::int64_t capacity,
+                       std::int32_t* kept) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  __shared__ ClusterScratch scratch;
+  const std::int64_t h = blockIdx.y;
+  const std::int64_t wanted = count[h] < columns ? count[h] : columns;
+  if (wanted <= 0) return;
+  ClusterRow<keys_of_thread> row(scores + h * columns, columns, scratch);
+  const Threshold threshold = row.find_threshold(wanted);
+  const auto ties = static_cast<unsigned>(threshold.ties);
+  std::int32_t* out = kept + h * capacity;
+  row.rank(threshold.key, [&](int i, unsigned above, unsigned equal, unsigned) {
+    if (row.key(i) > threshold.key || equal < ties) out[above + (equal < ties ? equal : ties)] = row.column(i);
+  });
+#endif
+}
+
+template <int keys_of_thread>
+__global__ void __launch_bounds__(threads)
+    cluster_mean_top_column(const float* scores, std::int64_t columns, std::int64_t count, bool highest, double* mean) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  __shared__ ClusterScratch scratch;
+  __shared__ unsigned long long sums[33];
+  const std::int64_t h = blockIdx.y;
+  ClusterRow<keys_of_thread> row(scores + h * columns, columns, scratch);
+  const Threshold threshold = row.find_threshold(count);
+  const auto ties = static_cast<unsigned>(threshold.ties);
+  unsigned long long sum = 0;
+  row.rank(threshold.key, [&](int i, unsigned, unsigned equal, unsigned equal_total) {
+    const unsigned rank = highest ? equal_total - 1 - equal : equal;
+    if (row.key(i) > threshold.key || rank < ties) sum += static_cast<unsigned long long>(row.column(i));
+  });
+  sum = block_sum(sum, sums);
+  const cg::cluster_group cluster = cg::this_cluster();
+  if (threadIdx.x == 0) scratch.sum = sum;
+  cluster.sync();
+  if (cluster.block_rank() == 0 && threadIdx.x == 0) {
+    unsigned long long total = 0;
+    for (unsigned block = 0; block < cluster.num_blocks(); ++block) total += *cluster.map_shared_rank(&scratch.sum, block);
+    mean[h] = static_cast<double>(total) / static_cast<double>(count);
+  }
+  cluster.sync();
+#endif
+}
+
+// How a row is spread over a cluster; keys_of_thread 0: it is too long, or the device has no clusters.
+struct ClusterPlan {
+  int blocks = 1, keys_of_thread = 0;
+};
+
+ClusterPlan plan_cluster(std::int64_t rows, std::int64_t columns) {
+  int device = 0, clusters = 0, multiprocessors = 0;
+  check(cudaGetDevice(&device), "asking for the current device");
+  check(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device), "asking whether the device has clusters");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "asking for the multiprocessors");
+  if (clusters == 0 || columns > std::int64_t{most_blocks_of_cluster} * most_keys_of_thread * threads) return {};
+  ClusterPlan plan;
+  const auto each = [&] {
+    return (columns + std::int64_t{plan.blocks} * threads - 1) / (std::int64_t{plan.blocks} * threads);
+  };
+  while (each() > most_keys_of_thread) plan.blocks *= 2;
+  // A few rows alone do not fill the device: more blocks for each.
+  while (plan.blocks < most_blocks_of_cluster && rows * plan.blocks * 2 <= multiprocessors && each() > 4) plan.blocks *= 2;
+  plan.keys_of_thread = 4;
+  while (plan.keys_of_thread < each()) plan.keys_of_thread *= 2;
+  return plan;
+}
+
+template <class... Parameters, class... Arguments>
+void launch_clusters(void (*kernel)(Parameters...), const ClusterPlan& plan, std::int64_t rows, cudaStream_t stream,
+                     Arguments... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(rows));
+  config.blockDim = dim3(threads);
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(plan.blocks);
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launching a selection over clusters");
+}
+
+// body(integral constant of the keys of a thread)
+template <class Body>
+void with_keys_of_thread(int keys, Body&& body) {
+  if (keys <= 4)
+    body(std::integral_constant<int, 4>{});
+  else if (keys <= 8)
+    body(std::integral_constant<int, 8>{});
+  else if (keys <= 16)
+    body(std::integral_constant<int, 16>{});
+  else
+    body(std::integral_constant<int, 32>{});
+}
+
 }  // namespace
 
 void launch_select_top(const float* scores, std::int64_t rows, std::int64_t columns, const std::int64_t* count,
                        std::int64_t capacity, std::int32_t* kept, cudaStream_t stream) {
   if (rows * columns == 0) return;
-  select_top<<<static_cast<unsigned>(rows), threads, 0, stream>>>(scores, columns, count, capacity, kept);
-  check_launch("the selection of the largest scores");
+  const ClusterPlan plan = plan_cluster(rows, columns);
+  if (plan.keys_of_thread > 0) {
+    with_keys_of_thread(plan.keys_of_thread, [&](auto keys) {
+      launch_clusters(cluster_select_top<keys.value>, plan, rows, stream, scores, columns, count, capacity, kept);
+    });
+    return;
+  }
+  launch_select_top_by_blocks(scores, rows, columns, count, capacity, kept, stream);
 }
 
 void launch_mean_top_column(const float* scores, std::int64_t rows, std::int64_t columns, std::int64_t count, bool highest,
                             double* mean, cudaStream_t stream) {
+  if (rows == 0) return;
+  const ClusterPlan plan = plan_cluster(rows, columns);
+  if (plan.keys_of_thread > 0) {
+    with_keys_of_thread(plan.keys_of_thread, [&](auto keys) {
+      launch_clusters(cluster_mean_top_column<keys.value>, plan, rows, stream, scores, columns, count, highest, mean);
+    });
+    return;
+  }
+  launch_mean_top_column_by_blocks(scores, rows, columns, count, highest, mean, stream);
+}
+
+void launch_select_top_by_blocks(const float* scores, std::int64_t rows, std::int64_t columns, const std::int64_t* count,
+                                 std::int64_t capacity, std::int32_t* kept, cudaStream_t stream) {
+  if (rows * columns == 0) return;
+  select_top<<<static_cast<unsigned>(rows), threads, 0, stream>>>(scores, columns, count, capacity, kept);
+  check_launch("the selection of the largest scores");
+}
+
+void launch_mean_top_column_by_blocks(const float* scores, std::int64_t rows, std::int64_t columns, std::int64_t count,
+                                      bool highest, double* mean, cudaStream_t stream) {
   if (rows == 0) return;
   mean_top_column<<<static_cast<unsigned>(rows), threads, 0, stream>>>(scores, columns, count, highest, mean);
   check_launch("mean columns of the largest weights");

@@ -2,6 +2,9 @@
 #include <algorithm>
 
 #include "gpu/cuda_backend.h"
+#include "gpu/kernels/column_sums.h"
+#include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/log_sum_exp.h"
 #include "gpu/kernels/product.h"
 #include "gpu/kernels/window_rows.h"
 #include "gpu/window.h"
@@ -146,6 +149,78 @@ AttentionRows CudaBackend::window_attention(const LoadedLayer& base, int window,
     result.rest = array({heads, window, d}, &WindowRows::rest);
   }
   return result;
+}
+
+namespace {
+
+AttentionShape prompt_shape(const CudaLayer& layer, std::int64_t query_stride, std::int64_t full_before) {
+  AttentionShape shape;
+  shape.query_heads = layer.num_query_heads;
+  shape.kv_heads = layer.num_kv_heads;
+  shape.head_dim = layer.head_dim;
+  shape.queries = layer.prompt;
+  shape.keys = layer.prompt;
+  shape.query_stride = query_stride;
+  shape.key_stride = layer.tokens;
+  shape.scale = layer.attention_scale;
+  shape.softcap = layer.logit_softcap;
+  shape.sliding_window = layer.sliding_window;
+  shape.full_before = full_before;
+  return shape;
+}
+
+// The trace's own log-sum-exps of the prompt queries, [Hq, P]; empty when it has none.
+Buffer<float> stored_log_sum_exp(const CudaLayer& layer) {
+  if (!layer.trace->has(layer.layer, LayerDataset::log_sum_exp)) return {};
+  const DeviceTensor stored = layer.upload(LayerDataset::log_sum_exp);  // [1, Hq, Tq]
+  if (stored.type != ElementType::float32) return {};
+  const std::int64_t recorded = stored.shape[2], prompt = layer.prompt;
+  Buffer<float> narrow(*layer.device, layer.num_query_heads * prompt);
+  const std::size_t width = static_cast<std::size_t>(prompt) * sizeof(float);
+  check(cudaMemcpy2DAsync(narrow.data(), width, stored.data(), static_cast<std::size_t>(recorded) * sizeof(float), width,
+                          static_cast<std::size_t>(layer.num_query_heads), cudaMemcpyDeviceToDevice, layer.device->stream()),
+        "copying log-sum-exps");
+  return narrow;
+}
+
+template <class Element>
+void sum_columns(const CudaLayer& layer, const Element* query, const AttentionShape& shape, bool stored, float* sums) {
+  Device& device = *layer.device;
+  const auto* key = static_cast<const Element*>(layer.key.data());
+  Buffer<float> normaliser;
+  if (stored) normaliser = stored_log_sum_exp(layer);
+  if (normaliser.empty()) {
+    normaliser = Buffer<float>(device, shape.query_heads * shape.queries);
+    log_sum_exp(query, key, shape, normaliser.data(), device.stream());
+  }
+  const Buffer<std::byte> scratch(device, static_cast<std::int64_t>(column_sums_scratch_bytes(shape)));
+  column_sums(query, key, normaliser.data(), shape, layer.first_candidate, sums, scratch.data(), device.stream());
+}
+
+}  // namespace
+
+Array CudaBackend::column_sums(const LoadedLayer& base, ColumnMask mask, int window) {
+  device_.make_current();
+  const CudaLayer& layer = cuda_layer(base);
+  const std::int64_t heads = layer.num_query_heads, n = layer.candidates();
+  const bool causal = mask == ColumnMask::causal;
+  if (causal && layer.trace->has(layer.layer, LayerDataset::attention_column_sum)) {
+    const auto stored = layer.trace->read(layer.layer, LayerDataset::attention_column_sum);
+    std::vector<float> sums;
+    for (std::int64_t h = 0; h < heads; ++h) {
+      const float* row = stored.data() + h * layer.tokens + layer.first_candidate;
+      sums.insert(sums.end(), row, row + n);
+    }
+    return upload({heads, n}, sums);
+  }
+  Buffer<float> sums(device_, heads * n);
+  const auto& query = layer.queries(
+      0, layer.prompt, "the attention that each token received from the whole prompt (no attention_column_sum either)");
+  const AttentionShape shape =
+      prompt_shape(layer, layer.prompt, causal ? 0 : std::max<std::int64_t>(0, layer.prompt - window));
+  with_elements(layer.key.type, query.rows.data(),
+                [&](const auto* rows) { sum_columns(layer, rows, shape, causal, sums.data()); });
+  return make_array({heads, n}, std::move(sums));
 }
 
 }  // namespace kvreplay::cuda
