@@ -32,6 +32,7 @@ std::shared_ptr<LoadedLayer> CudaBackend::load(const Trace& trace, int layer) {
   // What the last prompt query no longer sees is gone from a rolling cache when the prompt ends.
   loaded->first_candidate = loaded->prompt > 0 ? loaded->first_visible(loaded->prompt - 1) : 0;
   loaded->device = &device_;
+  loaded->loader = &loader_;
   loaded->type = trace.type(layer, LayerDataset::key);
   loaded->key = loaded->upload(LayerDataset::key);
   loaded->value = loaded->upload(LayerDataset::value);

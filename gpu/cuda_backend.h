@@ -8,7 +8,7 @@ namespace kvreplay::cuda {
 
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int device) : device_(device) {}
+  explicit CudaBackend(int device) : device_(device), loader_(device_) {}
 
   std::string name() const override { return "cuda"; }
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override;
@@ -45,6 +45,7 @@ class CudaBackend final : public Backend {
   Buffer<float> device_weights(const std::vector<double>& weights);
 
   Device device_;
+  Loader loader_;
 };
 
 inline const CudaLayer& cuda_layer(const LoadedLayer& layer) { return static_cast<const CudaLayer&>(layer); }

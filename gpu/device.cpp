@@ -38,6 +38,7 @@ Device::Device(int index) : index_(index) {
   memory_ = properties.totalGlobalMem;
   make_current();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  check(cudaStreamCreateWithFlags(&loading_stream_, cudaStreamNonBlocking), "making a stream");
   // Memory that was freed stays with the process: layers of a trace want the same sizes again and again.
   cudaMemPool_t pool = nullptr;
   check(cudaDeviceGetDefaultMemPool(&pool, index), "asking for the memory pool");
@@ -48,17 +49,19 @@ Device::Device(int index) : index_(index) {
 Device::~Device() {
   cudaSetDevice(index_);
   cudaStreamSynchronize(stream_);
+  cudaStreamSynchronize(loading_stream_);
   cudaStreamDestroy(stream_);
+  cudaStreamDestroy(loading_stream_);
 }
 
 void Device::make_current() const { check(cudaSetDevice(index_), "choosing the device"); }
 
 void Device::synchronize() const { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
-void* Device::allocate(std::size_t bytes) {
+void* Device::allocate(std::size_t bytes, cudaStream_t stream) {
   make_current();
   void* memory = nullptr;
-  check(cudaMallocAsync(&memory, bytes, stream_), (megabytes(bytes) + " of device memory").c_str());
+  check(cudaMallocAsync(&memory, bytes, stream), (megabytes(bytes) + " of device memory").c_str());
   const std::int64_t now = bytes_ += static_cast<std::int64_t>(bytes);
   std::int64_t peak = peak_bytes_;
   while (now > peak && !peak_bytes_.compare_exchange_weak(peak, now)) {

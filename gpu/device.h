@@ -35,6 +35,8 @@ class Device {
   std::size_t shared_memory() const { return shared_memory_; }  // that a block may ask for, bytes
   std::size_t memory() const { return memory_; }
   cudaStream_t stream() const { return stream_; }
+  // A second stream, on which layers are loaded while the first one computes.
+  cudaStream_t loading_stream() const { return loading_stream_; }
   void make_current() const;
   void synchronize() const;
 
@@ -42,15 +44,15 @@ class Device {
   std::int64_t bytes() const { return bytes_; }
   std::int64_t peak_bytes() const { return peak_bytes_; }
 
-  void* allocate(std::size_t bytes);  // on the stream
-  void release(void* memory, std::size_t bytes) noexcept;
+  void* allocate(std::size_t bytes, cudaStream_t stream);  // usable by work that is later on `stream`
+  void release(void* memory, std::size_t bytes) noexcept;  // after the work that is on stream() by now
 
  private:
   int index_;
   std::string name_;
   int multiprocessors_ = 0, capability_ = 0;
   std::size_t shared_memory_ = 0, memory_ = 0;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, loading_stream_ = nullptr;
   std::atomic<std::int64_t> bytes_ = 0, peak_bytes_ = 0;
 };
 
@@ -60,8 +62,9 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Device& device, std::int64_t count)
-      : device_(&device), count_(count), data_(static_cast<T*>(count > 0 ? device.allocate(bytes()) : nullptr)) {}
+  Buffer(Device& device, std::int64_t count) : Buffer(device, count, device.stream()) {}
+  Buffer(Device& device, std::int64_t count, cudaStream_t stream)
+      : device_(&device), count_(count), data_(static_cast<T*>(count > 0 ? device.allocate(bytes(), stream) : nullptr)) {}
   Buffer(Buffer&& other) noexcept
       : device_(other.device_), count_(std::exchange(other.count_, 0)), data_(std::exchange(other.data_, nullptr)) {}
   Buffer& operator=(Buffer&& other) noexcept {

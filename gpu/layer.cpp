@@ -8,41 +8,8 @@
 #include "core/base/parallel.h"
 #include "gpu/kernels/product.h"
 #include "gpu/kernels/removal_fused.h"
-#include "gpu/kernels/smoothing.h"
 
 namespace kvreplay::cuda {
-namespace {
-
-// Has the reader of the host say where a NaN or an infinity is, if there is one.
-void refuse_not_finite(const CudaLayer& layer, LayerDataset which, const DeviceTensor& tensor, IndexRange heads,
-                       IndexRange rows) {
-  const std::int64_t count = tensor.shape[0] * tensor.shape[1] * tensor.shape[2];
-  Buffer<unsigned long long> first(*layer.device, 1);
-  first.fill_bytes(0xff);
-  launch_find_not_finite(tensor.data(), tensor.type, count, first.data(), layer.device->stream());
-  if (first.download().front() < static_cast<unsigned long long>(count)) layer.trace->read(layer.layer, which, heads, rows);
-}
-
-}  // namespace
-
-DeviceTensor CudaLayer::upload(LayerDataset which, IndexRange heads, IndexRange rows) const {
-  DeviceTensor tensor;
-  tensor.type = trace->type(layer, which);
-  tensor.shape = trace->shape(layer, which);
-  if (heads.end < 0) heads.end = tensor.shape[0];
-  if (rows.end < 0) rows.end = tensor.shape[1];
-  tensor.shape[0] = heads.end - heads.begin;
-  tensor.shape[1] = rows.end - rows.begin;
-  const std::int64_t bytes =
-      tensor.shape[0] * tensor.shape[1] * tensor.shape[2] * static_cast<std::int64_t>(element_size(tensor.type));
-  tensor.bytes = Buffer<std::byte>(*device, bytes);
-  std::vector<std::byte> staging(static_cast<std::size_t>(bytes));
-  trace->read_stored(layer, which, staging.data(), heads, rows);
-  tensor.bytes.upload(staging.data());
-  refuse_not_finite(*this, which, tensor, heads, rows);
-  return tensor;
-}
-
 const CudaLayer::Queries& CudaLayer::recorded_queries(std::int64_t begin, std::int64_t end) const {
   const std::lock_guard lock(mutex_);
   const auto found = queries_.find({begin, end});

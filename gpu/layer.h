@@ -6,20 +6,13 @@
 #include <mutex>
 
 #include "core/backend/backend.h"
-#include "gpu/device.h"
+#include "gpu/loader.h"
 
 namespace kvreplay::cuda {
 
-// Elements on the device in the type that the trace stores.
-struct DeviceTensor {
-  ElementType type = ElementType::float32;
-  std::array<std::int64_t, 3> shape{};
-  Buffer<std::byte> bytes;
-  const void* data() const { return bytes.data(); }
-};
-
 struct CudaLayer final : LoadedLayer, std::enable_shared_from_this<CudaLayer> {
   Device* device = nullptr;
+  Loader* loader = nullptr;
   ElementType type = ElementType::float32;  // of key, value and query
   DeviceTensor key, value;                  // [Hk, T, d]
 
@@ -53,7 +46,9 @@ struct CudaLayer final : LoadedLayer, std::enable_shared_from_this<CudaLayer> {
   };
   const RoundedFactor& rounded_factor(bool project) const;
 
-  DeviceTensor upload(LayerDataset which, IndexRange heads = {}, IndexRange rows = {}) const;
+  DeviceTensor upload(LayerDataset which, IndexRange heads = {}, IndexRange rows = {}) const {
+    return loader->load(*trace, layer, which, heads, rows);
+  }
 
  private:
   mutable std::mutex mutex_;
