@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/error.h"
 #include "gpu/kernels/smoothing.h"
 
 namespace kvreplay::cuda {
@@ -62,6 +63,9 @@ DeviceTensor Loader::load(const Trace& trace, int layer, LayerDataset which, Ind
   const std::size_t row_bytes = static_cast<std::size_t>(tensor.shape[2]) * element_size(tensor.type);
   const std::size_t head_bytes = static_cast<std::size_t>(tensor.shape[1]) * row_bytes;
   const std::size_t bytes = static_cast<std::size_t>(tensor.shape[0]) * head_bytes;
+  if (row_bytes > slot_bytes)
+    throw Error(trace.path(), "has rows of " + std::to_string(row_bytes >> 20) + " MiB, which this backend does not take",
+                "use --backend cpu");
   tensor.bytes = Buffer<std::byte>(device_, static_cast<std::int64_t>(bytes), device_.loading_stream());
   if (bytes == 0) return tensor;
   if (head_bytes <= slot_bytes) {
