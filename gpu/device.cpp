@@ -1,6 +1,7 @@
 #include "gpu/device.h"
 
 #include "core/base/error.h"
+#include "gpu/guard.h"
 
 namespace kvreplay::cuda {
 namespace {
@@ -61,16 +62,16 @@ void Device::synchronize() const { check(cudaStreamSynchronize(stream_), "waitin
 void* Device::allocate(std::size_t bytes, cudaStream_t stream) {
   make_current();
   void* memory = nullptr;
-  check(cudaMallocAsync(&memory, bytes, stream), (megabytes(bytes) + " of device memory").c_str());
+  check(cudaMallocAsync(&memory, bytes + 2 * guard_padding(), stream), (megabytes(bytes) + " of device memory").c_str());
   const std::int64_t now = bytes_ += static_cast<std::int64_t>(bytes);
   std::int64_t peak = peak_bytes_;
   while (now > peak && !peak_bytes_.compare_exchange_weak(peak, now)) {
   }
-  return memory;
+  return with_guards(memory, bytes, stream);
 }
 
 void Device::release(void* memory, std::size_t bytes) noexcept {
-  cudaFreeAsync(memory, stream_);
+  cudaFreeAsync(without_guards(memory, bytes, stream_), stream_);
   bytes_ -= static_cast<std::int64_t>(bytes);
 }
 
