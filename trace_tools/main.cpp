@@ -11,6 +11,9 @@
 #include "core/base/version.h"
 #include "trace_tools/command.h"
 #include "trace_tools/terminal_job.h"
+#if KVREPLAY_WITH_CUDA
+#include "gpu/cuda.h"
+#endif
 
 namespace kvreplay::cli {
 namespace {
@@ -112,6 +115,9 @@ int dispatch(int count, char** arguments) {
 int main(int count, char** arguments) {
   using namespace kvreplay;
   try {
+#if KVREPLAY_WITH_CUDA
+    register_cuda_backend();
+#endif
     const int code = cli::dispatch(count, arguments);
     if (std::fflush(stdout) != 0) throw Error("standard output", "cannot be written");
     return code;

@@ -3,8 +3,10 @@
 largest finite magnitude) with what the published implementations chose. Golden files carry their expectations under
 /expected/<case>: attributes policy, budget, granularity; per layer kept [H, n], kept_mask [H, P] or evicted_at [H, T].
 
-usage: check_golden.py KVREPLAY FOLDER_WITH_H5_FILES [NAME.h5 ...]
+usage: check_golden.py KVREPLAY FOLDER_WITH_H5_FILES [--backend B] [NAME.h5 ...]
+--backend: as `kvreplay replay` takes it; default cpu.
 """
+import argparse
 import re
 import subprocess
 import sys
@@ -70,8 +72,14 @@ def compare(case, run, prompt, tokens):
 
 
 def main():
-    program, folder = sys.argv[1], Path(sys.argv[2])
-    files = [folder / name for name in sys.argv[3:]] or sorted(folder.glob("*.h5"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--backend", default="cpu")
+    given = parser.parse_args()
+    program, folder = given.program, given.folder
+    files = [folder / name for name in given.names] or sorted(folder.glob("*.h5"))
     known = policies_of(program)
     passed, failed, skipped = 0, 0, []
     for path in files:
@@ -85,7 +93,8 @@ def main():
                     skipped.append(f"{path.name}/{name} ({policy})")
                     continue
                 out = f"{scratch}/{name}.h5"
-                command = [program, "replay", str(path), "--policy", policy, "--budget", str(budget), "--scores", "--metrics", "none", "--out", out]
+                command = [program, "replay", str(path), "--policy", policy, "--budget", str(budget), "--scores", "--metrics", "none",
+                           "--backend", given.backend, "--out", out]
                 ran = subprocess.run(command, capture_output=True, text=True)
                 problems = [ran.stderr.strip()] if ran.returncode != 0 else []
                 if not problems:

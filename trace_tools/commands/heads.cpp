@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/base/text_file.h"
+#include "trace_tools/backend_option.h"
 #include "trace_tools/command.h"
 
 namespace kvreplay::cli {
@@ -48,6 +49,7 @@ class HeadsCommand final : public Command {
         "evidence", options::value<Strings>()->value_name("LABEL"),
         "label of the marked spans; may be given several times (default: needle, evidence)")(
         "trusted", "read traces in this process even when this machine did not write them");
+    declare_backend(visible);
     hidden.add_options()("trace", options::value<Strings>(), "");
     positional.add("trace", -1);
   }
@@ -60,7 +62,7 @@ class HeadsCommand final : public Command {
     const auto labels = values.count("evidence") != 0 ? values["evidence"].as<Strings>() : Strings{"needle", "evidence"};
     const Trust trust = values.count("trusted") != 0 ? Trust::trusted : Trust::automatic;
 
-    const auto backend = make_cpu_backend();
+    const auto backend = chosen_backend(call);
     const auto paths = values["trace"].as<Strings>();
     std::vector<Measured> traces;
     for (const auto& path : paths) {

@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/backend/registry.h"
 #include "core/base/parallel.h"
 #include "core/base/version.h"
 #include "core/kernels/kernels.h"
@@ -15,33 +16,93 @@ class InfoCommand final : public Command {
   std::string_view summary() const override { return "what this build has and what it runs on"; }
   std::string_view usage() const override { return "[--json]"; }
   std::string_view description() const override {
-    return "Lists the version, the vector instructions in use, the number of threads, and which optional parts (CUDA, "
-           "figures)\n"
-           "this build has. What is missing is named here and nowhere else changes anything.";
+    return "Lists the version, the vector instructions in use, the number of threads, what --backend can name (the CPU, "
+           "and\n"
+           "each GPU with its memory, or why there is none), and which optional parts (CUDA, figures) this build has. What\n"
+           "is missing is named here and nowhere else changes anything.";
   }
   void declare(options::options_description&, options::options_description&,
                options::positional_options_description&) const override {}
 
   int run(const Invocation& call) const override {
     const bool cuda = KVREPLAY_WITH_CUDA != 0, figures = KVREPLAY_WITH_FIGURES != 0;
+    const std::vector<Found> kinds = found();
     if (call.json) {
       const nlohmann::json out = {{"version", program_version()},
                                   {"instruction_set", kernels::instruction_set()},
                                   {"threads", thread_count()},
-                                  {"backends", {"cpu"}},
+                                  {"backends", backends_json(kinds)},
                                   {"built_with", {{"cuda", cuda}, {"figures", figures}}}};
-      std::printf("%s\n", out.dump(2).c_str());
+      std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
       return 0;
     }
     std::printf("%s\n", program_version());
     std::printf("  vector instructions  %s (KVREPLAY_ISA=baseline|avx2|avx512 forces a lower one)\n",
                 kernels::instruction_set());
     std::printf("  threads              %d (--threads N)\n", thread_count());
-    std::printf("  backends             cpu\n");
-    std::printf("  CUDA                 %s\n", cuda ? "built in" : "not in this build");
+    std::printf("  backends             cpu%s\n", by_default(kinds) == "cpu" ? " (used by --backend auto)" : "");
+    for (const Found& kind : kinds) print(kind, by_default(kinds));
+    if (!cuda) std::printf("  CUDA                 not in this build\n");
     std::printf("  figures              %s\n",
                 figures ? "built in (Qt Gui)" : "not in this build: reports have tables only");
     return 0;
+  }
+
+ private:
+  // A kind of backend of this build, with its devices, or why there is none.
+  struct Found {
+    std::string name, why;
+    std::vector<BackendDevice> devices;
+  };
+
+  static std::vector<Found> found() {
+    std::vector<Found> out;
+    for (const BackendKind& kind : backend_kinds()) {
+      Found one;
+      one.name = kind.name;
+      one.devices = kind.devices(one.why);
+      out.push_back(std::move(one));
+    }
+    return out;
+  }
+
+  // What --backend auto takes.
+  static std::string by_default(const std::vector<Found>& kinds) {
+    for (const Found& kind : kinds)
+      if (!kind.devices.empty()) return kind.name;
+    return "cpu";
+  }
+
+  static nlohmann::json backends_json(const std::vector<Found>& kinds) {
+    nlohmann::json out = {{{"name", "cpu"}, {"available", true}, {"default", by_default(kinds) == "cpu"}}};
+    for (const Found& kind : kinds) {
+      nlohmann::json devices = nlohmann::json::array();
+      for (std::size_t i = 0; i < kind.devices.size(); ++i)
+        devices.push_back({{"backend", kind.name + ":" + std::to_string(i)},
+                           {"name", kind.devices[i].name},
+                           {"memory_bytes", kind.devices[i].memory_bytes},
+                           {"detail", kind.devices[i].detail}});
+      nlohmann::json entry = {{"name", kind.name},
+                              {"available", !kind.devices.empty()},
+                              {"default", by_default(kinds) == kind.name},
+                              {"devices", std::move(devices)}};
+      if (kind.devices.empty()) entry["why"] = kind.why;
+      out.push_back(std::move(entry));
+    }
+    return out;
+  }
+
+  static void print(const Found& kind, const std::string& by_default) {
+    if (kind.devices.empty()) {
+      std::printf("                       %s: built in, but %s\n", kind.name.c_str(), kind.why.c_str());
+      return;
+    }
+    for (std::size_t i = 0; i < kind.devices.size(); ++i) {
+      const BackendDevice& device = kind.devices[i];
+      std::printf("                       %s:%zu  %s, %.1f GiB, %s%s\n", kind.name.c_str(), i, device.name.c_str(),
+                  static_cast<double>(device.memory_bytes) / (1 << 30), device.detail.c_str(),
+                  by_default == kind.name ? " (used by --backend auto)" : "");
+    }
   }
 };
 

@@ -6,6 +6,7 @@
 #include "core/policy/wrappers/wrapper.h"
 #include "core/replay/replay.h"
 #include "core/report/policy_label.h"
+#include "trace_tools/backend_option.h"
 #include "trace_tools/command.h"
 #include "trace_tools/replay_tables.h"
 
@@ -75,6 +76,9 @@ all of them, and no LAYER is every layer. --worth finds the tokens that are wort
 
   kvreplay replay t.h5 --policy snapkv --policy h2o --budget 10% --constraints --out r.h5
 
+--backend says what computes: every GPU that is there, or the CPU. The results file says which it was (`backend`); scores
+of float16 traces differ between the two in their last digits, so a token at the cut of a kept set may, too.
+
 Runs are numbered by trace, then policy, then budget; those with an edit come after the run that they change.
 `kvreplay policies` lists the policies, `kvreplay metrics` the metrics. A replay that fails leaves no output.)";
   }
@@ -111,6 +115,7 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
         "early-steps", options::value<std::int64_t>()->value_name("N")->default_value(16),
         "the summaries' NAME.early is over the first N steps after the prompt, NAME.late over the rest")(
         "trusted", "read traces in this process even when this machine did not write them");
+    declare_backend(visible);
     hidden.add_options()("trace", options::value<Strings>(), "");
     positional.add("trace", -1);
   }
@@ -157,7 +162,7 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
     request.early_steps = values["early-steps"].as<std::int64_t>();
     if (request.early_steps < 1) throw Error("--early-steps", "must be at least 1");
 
-    const auto backend = make_cpu_backend();
+    const auto backend = chosen_backend(call);
     const Trust trust = values.count("trusted") != 0 ? Trust::trusted : Trust::automatic;
     const std::string out = values["out"].as<std::string>();
     refuse_overwriting(out, values["trace"].as<Strings>());
