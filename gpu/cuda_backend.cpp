@@ -247,6 +247,11 @@ std::unique_ptr<Backend> make_cuda_backend(int device) {
   return std::make_unique<cuda::CudaBackend>(device);
 }
 
+DeviceMemory device_memory_of(Backend& backend) {
+  cuda::Device& device = static_cast<cuda::CudaBackend&>(backend).device();
+  return {device.bytes(), device.restart_peak()};
+}
+
 void register_cuda_backend() { register_backend({"cuda", visible_devices, make_cuda_backend}); }
 
 }  // namespace kvreplay

@@ -43,6 +43,7 @@ class Device {
   // Device memory that buffers hold now and have held at most, bytes.
   std::int64_t bytes() const { return bytes_; }
   std::int64_t peak_bytes() const { return peak_bytes_; }
+  std::int64_t restart_peak() { return peak_bytes_.exchange(bytes_); }  // the peak so far
 
   void* allocate(std::size_t bytes, cudaStream_t stream);  // usable by work that is later on `stream`
   void release(void* memory, std::size_t bytes) noexcept;  // after the work that is on stream() by now

@@ -34,8 +34,7 @@ trap 'rm -rf "$work"' EXIT
 step "1. build"
 cmake --preset bundle
 targets=(kvreplay_program kvreplay_unit_tests kvreplay_benchmarks)
-grep -q 'add_executable(kvreplay_gpu_tests' tests/CMakeLists.txt && [ -n "$(sed -n 's/^CMAKE_CUDA_COMPILER:[A-Z]*=//p' build/bundle/CMakeCache.txt | grep -v NOTFOUND)" ] &&
-  targets+=(kvreplay_gpu_tests)
+if ninja -C build/bundle -t targets all | grep -q '^bin/kvreplay_gpu_tests:'; then targets+=(kvreplay_gpu_tests); fi
 cmake --build --preset bundle --target "${targets[@]}" -- -j "$jobs"
 
 step "2. collect"

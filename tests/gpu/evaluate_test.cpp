@@ -182,6 +182,32 @@ TEST_P(Evaluate, EveryKindOfEvictionMeasuresAsTheReferenceDoes) {
   expect_same_evaluation(loaded, runs, {}, "everything asked for", none_changed);
 }
 
+// The same evictions as kept sets, those that a policy which evicts once hands over, beside runs of the other form.
+TEST_P(Evaluate, KeptSetsMeasureAsTheReferenceDoes) {
+  const Loaded loaded(GetParam());
+  const auto evicted = evictions(loaded);
+  std::vector<KeptSets> sets;
+  for (const std::size_t kind : {0U, 1U, 3U})
+    for (std::size_t rows = 0; rows < 3; ++rows) {
+      const auto& dense = evicted[rows * (evicted.size() / 3) + kind];
+      KeptSets kept;
+      kept.offset.push_back(0);
+      for (std::int64_t h = 0; h < dense.dim(0); ++h) {
+        for (std::int64_t t = loaded.reference->first_candidate; t < loaded.reference->prompt; ++t)
+          if (dense(h, t) < 0) kept.position.push_back(static_cast<std::int32_t>(t));
+        kept.offset.push_back(static_cast<std::int64_t>(kept.position.size()));
+      }
+      sets.push_back(std::move(kept));
+    }
+  KeptSets nothing;  // no head holds anything of the prompt
+  nothing.offset.assign(static_cast<std::size_t>(GetParam().shape.kv_heads) + 1, 0);
+  sets.push_back(std::move(nothing));
+  std::vector<RunEvictions> runs = {{evicted[2].view()}};
+  for (const KeptSets& kept : sets) runs.push_back({{}, nullptr, &kept});
+  runs.push_back({evicted[4].view()});
+  expect_same_evaluation(loaded, runs, {}, "kept sets", none_changed);
+}
+
 TEST_P(Evaluate, OneThingAskedForAtATime) {
   const Loaded loaded(GetParam());
   const auto evicted = evictions(loaded);

@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import source_rules
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
-COMMANDS = ("trace_tools/quickstart.sh", "tests/run.sh")
+COMMANDS = ("trace_tools/quickstart.sh", "tests/run.sh", "trace_tools/bundle.sh")
 
 
 def run(*command, **options):
@@ -40,7 +40,7 @@ class Scripts(unittest.TestCase):
                 self.assertEqual((result.returncode, result.stderr), (0, ""))
                 self.assertTrue(result.stdout.startswith(f"usage: {name}"), result.stdout)
 
-    def test_the_readme_names_both_commands(self):
+    def test_the_readme_names_every_command(self):
         with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
             readme = file.read()
         for name in COMMANDS:

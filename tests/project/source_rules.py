@@ -22,6 +22,8 @@ MAY_INCLUDE = {
     "trace_tools": {"core", "gpu", "gui"},
     "tests": {"core", "gpu", "gui", "trace_tools"},
 }
+# What programs may include of gpu/, and outside projects see: these name no CUDA type.
+GPU_PUBLIC = {"gpu/cuda.h", "gpu/rates.h"}
 # The same inside core/: lower parts never know higher ones.
 CORE_MAY_INCLUDE = {
     "base": set(),
@@ -76,6 +78,8 @@ def include_problem(name, target):
     top, other = name.split("/")[0], target.split("/")[0]
     if other in MAY_INCLUDE and other != top and top in MAY_INCLUDE and other not in MAY_INCLUDE[top]:
         return f"{top}/ may not include {other}/ ({target})"
+    if other == "gpu" and top in ("gui", "trace_tools") and target not in GPU_PUBLIC:
+        return f"{top}/ may include of gpu/ {' and '.join(sorted(GPU_PUBLIC))} only ({target})"
     parts, target_parts = name.split("/"), target.split("/")
     if top == "core" and other == "core" and len(parts) > 2 and len(target_parts) > 2:
         here, there = parts[1], target_parts[1]
@@ -90,7 +94,8 @@ def include_problem(name, target):
 
 def source_problems(name, lines):
     top = name.split("/")[0]
-    public_header = name.endswith(".h") and top in ("core", "gui", "trace_tools")
+    public_header = name.endswith(".h") and (top in ("core", "gui", "trace_tools") or name in GPU_PUBLIC)
+    library = top == "core" or (top == "gpu" and not name.startswith("gpu/benchmarks/"))
     if name.endswith(".h") and not any(line.strip() == "#pragma once" for line in lines):
         yield 1, "a header needs #pragma once"
     for number, line in enumerate(lines, 1):
@@ -108,7 +113,7 @@ def source_problems(name, lines):
         code = without_comments_and_strings(line)
         if public_header and CUDA.search(line if match else code):
             yield number, "no CUDA type in a public header"
-        if top == "core" and PRINTS.search(code):
+        if library and PRINTS.search(code):
             yield number, "the library never prints, exits or aborts"
 
 

@@ -49,6 +49,13 @@ class SourceRules(unittest.TestCase):
         self.forbids("core/replay/x.h", HEADER + "#include <cuda_runtime.h>\n", "CUDA")
         self.allows("core/replay/x.h", HEADER + "// what a cudaStream_t is to the other backend\n")
         self.allows("gpu/x.cuh", HEADER + "void f(cudaStream_t stream);\n")
+        self.forbids("gpu/cuda.h", HEADER + "void f(cudaStream_t stream);\n", "CUDA")
+        self.allows("gpu/device.h", HEADER + "void f(cudaStream_t stream);\n")
+
+    def test_programs_see_the_public_headers_of_gpu_alone(self):
+        self.forbids("trace_tools/x.cpp", '#include "gpu/device.h"\n', "trace_tools/ may include of gpu/ gpu/cuda.h")
+        self.allows("trace_tools/x.cpp", '#include "gpu/cuda.h"\n')
+        self.allows("tests/gpu/x.cpp", '#include "gpu/device.h"\n')
 
     def test_figures_need_no_widgets(self):
         self.forbids("gui/figure/x.cpp", "#include <QWidget>\n", "no widgets")
@@ -57,6 +64,8 @@ class SourceRules(unittest.TestCase):
         self.allows("gui/figure/x.cpp", "#include <QImage>\n#include <QPainter>\n")
 
     def test_the_library_is_silent(self):
+        self.forbids("gpu/x.cu", 'printf("x");\n', "never prints")
+        self.allows("gpu/benchmarks/x.cu", 'printf("x");\n')
         for text in ('std::cout << 1;', 'printf("x");', "std::exit(1);", "abort();", 'std::fprintf(stderr, "x");'):
             self.forbids("core/base/x.cpp", text + "\n", "never prints")
         self.allows("core/base/x.cpp", 'std::snprintf(buffer, 8, "x");\n// printf("x");\n')
