@@ -1,0 +1,123 @@
+// Σ weight · value over tokens in float64, a tile of 64 rows at a time: what both the full cache's and the kept sets'
+// outputs are made of. Two rungs with the same sums and the same interface:
+// - plain: each thread a 4 × 8 part of the result by fused multiply-adds; bound by their float64 rate (33 TFLOP/s on H100),
+// - tensor cores: mma.m8n8k4 in float64, twice that rate; a warp holds 16 rows × half of the columns.
+// Both round every sum to float64; only the order of additions differs. Included by kernels alone.
+#pragma once
+
+#include "gpu/kernels/elements.cuh"
+
+namespace kvreplay::cuda {
+
+constexpr int tile_rows = 64, tile_tokens = 16, tile_threads = 256;
+
+template <int Columns>
+struct WeightedTile {
+  // Four doubles of padding put the four token rows that a warp reads at once into different banks.
+  double weight[tile_tokens][tile_rows + 4];
+  double value[tile_tokens][Columns + 4];
+};
+
+// The sums that one thread holds: at[i][j] is row row(i), column column(j) of the tile.
+template <int Columns>
+struct PlainSums {
+  static constexpr int rows = 4, columns = Columns / 16, sharers = 16, slots = 1;
+  double at[rows][columns];
+
+  static __device__ int row(int i) { return static_cast<int>(threadIdx.x) / 16 + 16 * i; }
+  static __device__ int column(int j) { return static_cast<int>(threadIdx.x) % 16 + 16 * j; }
+  static __device__ int slot() { return 0; }
+
+  __device__ void add(const WeightedTile<Columns>& tile) {
+    for (int k = 0; k < tile_tokens; ++k) {
+      double w[rows], v[columns];
+#pragma unroll
+      for (int i = 0; i < rows; ++i) w[i] = tile.weight[k][row(i)];
+#pragma unroll
+      for (int j = 0; j < columns; ++j) v[j] = tile.value[k][column(j)];
+#pragma unroll
+      for (int i = 0; i < rows; ++i)
+#pragma unroll
+        for (int j = 0; j < columns; ++j) at[i][j] = fma(w[i], v[j], at[i][j]);
+    }
+  }
+};
+
+template <int Columns>
+struct TensorCoreSums {
+  static constexpr int rows = 2, columns = Columns / 8, sharers = 4, slots = 2;
+  double at[rows][columns];
+
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp_size; }
+  static __device__ int slot() { return static_cast<int>(threadIdx.x) / warp_size % 2; }
+  static __device__ int row(int i) { return static_cast<int>(threadIdx.x) / (2 * warp_size) * 16 + 8 * i + lane() / 4; }
+  static __device__ int column(int j) { return slot() * (Columns / 2) + j / 2 * 8 + lane() % 4 * 2 + j % 2; }
+
+  __device__ void add(const WeightedTile<Columns>& tile) {
+#pragma unroll
+    for (int k = 0; k < tile_tokens; k += 4) {
+      double a[rows];
+#pragma unroll
+      for (int i = 0; i < rows; ++i) a[i] = tile.weight[k + lane() % 4][row(i)];
+#pragma unroll
+      for (int j = 0; j < columns; j += 2) {
+        const double b = tile.value[k + lane() % 4][slot() * (Columns / 2) + j / 2 * 8 + lane() / 4];
+#pragma unroll
+        for (int i = 0; i < rows; ++i)
+          asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+              : "+d"(at[i][j]), "+d"(at[i][j + 1])
+              : "d"(a[i]), "d"(b));
+      }
+    }
+  }
+};
+
+// sums += Σ over tokens k in [begin, end): weight_of(k, column, row of the tile) · value[column][first_dim ..], where
+// column = column_of(k). All threads must call it.
+template <int Columns, class Sums, class Element, class ColumnOf, class WeightOf>
+__device__ void add_tokens(Sums& sums, WeightedTile<Columns>& tile, int begin, int end, ColumnOf column_of,
+                           WeightOf weight_of, const Element* value, int dim, int first_dim) {
+  constexpr int weights = tile_tokens * tile_rows / tile_threads, values = tile_tokens * Columns / tile_threads;
+  const int thread = static_cast<int>(threadIdx.x);
+  float weight[weights], part[values];
+  // The next tile travels in registers while the tensor cores work on this one.
+  const auto load = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < weights; ++i) {
+      const int index = thread + i * tile_threads, k = first + index / tile_rows;
+      weight[i] = k < end ? weight_of(k, column_of(k), index % tile_rows) : 0.0F;
+    }
+#pragma unroll
+    for (int i = 0; i < values; ++i) {
+      const int index = thread + i * tile_threads, k = first + index / Columns, c = first_dim + index % Columns;
+      part[i] = k < end && c < dim ? to_float(value[static_cast<std::int64_t>(column_of(k)) * dim + c]) : 0.0F;
+    }
+  };
+  load(begin);
+  for (int first = begin; first < end; first += tile_tokens) {
+#pragma unroll
+    for (int i = 0; i < weights; ++i) {
+      const int index = thread + i * tile_threads;
+      tile.weight[index / tile_rows][index % tile_rows] = static_cast<double>(weight[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < values; ++i) {
+      const int index = thread + i * tile_threads;
+      tile.value[index / Columns][index % Columns] = static_cast<double>(part[i]);
+    }
+    __syncthreads();
+    load(first + tile_tokens);
+    sums.add(tile);
+    __syncthreads();
+  }
+}
+
+// Sum over the threads that share a row; the first of them holds it.
+template <class Sums>
+__device__ double sum_over_sharers(double value) {
+#pragma unroll
+  for (int offset = Sums::sharers / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(all_lanes, value, offset);
+  return value;
+}
+
+}  // namespace kvreplay::cuda
