@@ -32,7 +32,7 @@ struct HeadStep {
   double redistribution_kl = 0;                   // KL(a' ‖ a); full_log_sum_exp - kept_log_sum_exp where no row changed
   double output_norm = 0;                         // ‖o‖
   double difference_norm = 0;                     // ‖o' - o‖
-  double displacement = 0;                        // ‖o' - o_E‖; 0 when nothing is evicted
+  double displacement = 0;                        // ‖o' - o_E‖; 0 when nothing is evicted, or rows were changed
   double single_removal_sum = 0;                  // Σ_E a / (1 - a) · ‖o - v‖
   double entropy = 0;                             // -Σ a ln a, nats
   double oracle_overlap = 0;                      // share of the |K| largest a that is in K

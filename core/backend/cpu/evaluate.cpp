@@ -304,6 +304,7 @@ class HeadEvaluator {
   // Keys or values were changed: a' and o' come from the changed rows, the divergence is summed term by term.
   HeadStep measure_changed(std::size_t run, const float* z, std::int64_t s) {
     HeadStep step = begin_measure(run);
+    step.evicted_output = {};  // not formed: what is kept is no part of what was recorded
     changed_[run]->advance(s + 1);
     const std::int64_t row = layer_.query_rows(full_.position, full_.position + 1).first - first_query_row_;
     std::vector<double> logit;
@@ -327,9 +328,12 @@ class HeadEvaluator {
   static void measure_norms(HeadStep& step) {
     double output = 0, difference = 0, displacement = 0;
     for (std::size_t i = 0; i < step.output.size(); ++i) {
-      const double moved = step.kept_output[i] - step.output[i], apart = step.kept_output[i] - step.evicted_output[i];
+      const double moved = step.kept_output[i] - step.output[i];
       output += step.output[i] * step.output[i];
       difference += moved * moved;
+    }
+    for (std::size_t i = 0; i < step.evicted_output.size(); ++i) {
+      const double apart = step.kept_output[i] - step.evicted_output[i];
       displacement += apart * apart;
     }
     step.output_norm = std::sqrt(output);
