@@ -4,6 +4,7 @@
 
 #include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/removal_hopper.h"
 #include "gpu/kernels/tensor_core.cuh"
 
 namespace kvreplay::cuda {
@@ -40,36 +41,65 @@ __global__ void largest_magnitude(const Element* elements, std::int64_t count, u
 
 // ---- Σ a v -------------------------------------------------------------------------------------------------------------
 
-constexpr int keys_of_block = 1024, mean_threads = 256, heads_at_once = 4;
+constexpr int mean_threads = 256, heads_at_once = 4, keys_at_once = 4;
+constexpr std::int64_t mean_blocks = 256;  // one wave on 132 multiprocessors with two blocks each
+constexpr int most_keys = 4096, fewest_keys = 256;
 
-// A thread has 8 dimensions and every (8 · 256 / d)-th key, for up to four heads. Bound by reading the values.
-template <class Element, int dim>
-__global__ void __launch_bounds__(mean_threads)
-    mean_output(FusedRemoval job, const float* mean, std::int64_t mean_stride, std::int64_t columns, float* partial) {
-  constexpr int lanes = dim / 8, key_lanes = mean_threads / lanes;
-  __shared__ float weight[heads_at_once][keys_of_block];
+// Keys of a block: as few as fill the device once; at most 256 of them are summed by one thread at d = 128.
+int keys_of_block(const FusedRemoval& removal, std::int64_t columns) {
+  const std::int64_t blocks = static_cast<std::int64_t>(removal.kv_heads) * blocks_for(removal.group, heads_at_once);
+  const std::int64_t pieces = std::max<std::int64_t>(1, mean_blocks / std::max<std::int64_t>(1, blocks));
+  const std::int64_t keys = ((columns + pieces - 1) / pieces + 63) / 64 * 64;
+  return static_cast<int>(std::clamp<std::int64_t>(keys, fewest_keys, most_keys));
+}
+
+// A thread has 8 dimensions and four keys at a time, every (4 · 256 · 8 / d)-th four, for up to four heads. Bound by reading
+// the values: with two steps under way a multiprocessor's 512 threads have 64 KB of values on their way.
+template <class Element, int dim, bool Aligned>
+__global__ void __launch_bounds__(mean_threads, 2)
+    mean_output(FusedRemoval job, const float* mean, std::int64_t mean_stride, std::int64_t columns, int keys,
+                float* partial) {
+  constexpr int lanes = dim / 8, key_lanes = mean_threads / lanes, step = key_lanes * keys_at_once;
   __shared__ float sums[mean_threads / warp_size][heads_at_once][dim];
   const int kv_head = static_cast<int>(blockIdx.y), first_head = static_cast<int>(blockIdx.z) * heads_at_once;
   const int heads = min(heads_at_once, job.group - first_head);
   const std::int64_t head = static_cast<std::int64_t>(kv_head) * job.group + first_head;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * keys_of_block;
-  const int count = static_cast<int>(min(static_cast<std::int64_t>(keys_of_block), columns - first));
-  for (int i = static_cast<int>(threadIdx.x); i < heads_at_once * keys_of_block; i += mean_threads) {
-    const int h = i / keys_of_block, c = i % keys_of_block;
-    weight[h][c] = h < heads && c < count ? mean[(head + h) * mean_stride + first + c] : 0.0F;
-  }
-  __syncthreads();
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * keys;
+  const int count = static_cast<int>(min(static_cast<std::int64_t>(keys), columns - first));
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const auto* value = static_cast<const Element*>(job.value) + kv_head * job.head_stride + first * dim + lane * 8;
+  const float* weights = mean + head * mean_stride + first;
   float sum[heads_at_once][8] = {};
-#pragma unroll 4
-  for (int c = static_cast<int>(threadIdx.x) / lanes; c < count; c += key_lanes) {
-    const uint4 raw = *reinterpret_cast<const uint4*>(value + static_cast<std::int64_t>(c) * dim);
-    const auto* v = reinterpret_cast<const Element*>(&raw);
+#pragma unroll 2
+  for (int c = static_cast<int>(threadIdx.x) / lanes * keys_at_once; c < count; c += step) {
+    uint4 raw[keys_at_once];
+    float weight[heads_at_once][keys_at_once];
+    const bool whole = c + keys_at_once <= count;
 #pragma unroll
-    for (int h = 0; h < heads_at_once; ++h)
+    for (int k = 0; k < keys_at_once; ++k)
+      raw[k] = whole || c + k < count ? *reinterpret_cast<const uint4*>(value + static_cast<std::int64_t>(c + k) * dim)
+                                      : make_uint4(0, 0, 0, 0);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sum[h][i] = fmaf(weight[h][c], to_float(v[i]), sum[h][i]);
+    for (int h = 0; h < heads_at_once; ++h) {
+      const float* from = weights + (h < heads ? h : 0) * mean_stride + c;
+      if (Aligned && whole) {
+        const float4 four = *reinterpret_cast<const float4*>(from);
+        weight[h][0] = four.x, weight[h][1] = four.y, weight[h][2] = four.z, weight[h][3] = four.w;
+      } else {
+#pragma unroll
+        for (int k = 0; k < keys_at_once; ++k) weight[h][k] = c + k < count ? from[k] : 0.0F;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < keys_at_once; ++k) {
+      const auto* v = reinterpret_cast<const Element*>(&raw[k]);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float x = to_float(v[i]);
+#pragma unroll
+        for (int h = 0; h < heads_at_once; ++h) sum[h][i] = fmaf(weight[h][k], x, sum[h][i]);
+      }
+    }
   }
 #pragma unroll
   for (int h = 0; h < heads_at_once; ++h)
@@ -86,22 +116,48 @@ __global__ void __launch_bounds__(mean_threads)
   }
 }
 
-// One block a head.
-__global__ void finish_center(FusedRemoval job, const float* partial, std::int64_t pieces, float* output, float* center) {
-  extern __shared__ float mean[];
+constexpr int center_threads = 512;
+
+// One block a head. Bound by latency: everything is asked for at once.
+template <int dim>
+__global__ void __launch_bounds__(center_threads)
+    finish_center(FusedRemoval job, const float* partial, std::int64_t pieces, float* output, float* center) {
+  constexpr int shares = center_threads / dim, rows = dim / (center_threads / warp_size), words = dim / 64;
+  __shared__ double parts[shares][dim];
+  __shared__ float mean[dim];
   const std::int64_t head = blockIdx.x, heads = static_cast<std::int64_t>(job.kv_heads) * job.group;
-  for (int i = static_cast<int>(threadIdx.x); i < job.dim; i += static_cast<int>(blockDim.x)) {
-    double total = 0;
-    for (std::int64_t piece = 0; piece < pieces; ++piece) total += partial[(piece * heads + head) * job.dim + i];
-    mean[i] = static_cast<float>(total);
-    output[head * job.dim + i] = mean[i];
+  const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
+  // A warp has `rows` rows of the factor; they are on their way while the pieces are summed.
+  const auto* factor = static_cast<const __half2*>(job.factor) + (head * dim + warp * rows) * (dim / 2) + lane;
+  __half2 pairs[rows][words];
+#pragma unroll
+  for (int r = 0; r < rows; ++r)
+#pragma unroll
+    for (int k = 0; k < words; ++k) pairs[r][k] = factor[r * (dim / 2) + k * warp_size];
+  const int share = static_cast<int>(threadIdx.x) / dim, at = static_cast<int>(threadIdx.x) % dim;
+  double total = 0;
+#pragma unroll 8
+  for (std::int64_t piece = share; piece < pieces; piece += shares) total += partial[(piece * heads + head) * dim + at];
+  parts[share][at] = total;
+  __syncthreads();
+  if (threadIdx.x < dim) {
+    for (int s = 1; s < shares; ++s) total += parts[s][at];
+    mean[at] = static_cast<float>(total);
+    output[head * dim + at] = mean[at];
   }
   __syncthreads();
-  const auto* factor = static_cast<const __half*>(job.factor) + head * job.dim * job.dim;
-  for (int i = static_cast<int>(threadIdx.x); i < job.dim; i += static_cast<int>(blockDim.x)) {
-    float total = 0;
-    for (int k = 0; k < job.dim; ++k) total = fmaf(__half2float(factor[i * job.dim + k]), mean[k] * job.value_scale, total);
-    center[head * job.dim + i] = total;
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    float dot = 0;
+#pragma unroll
+    for (int k = 0; k < words; ++k) {
+      const float2 x = __half22float2(pairs[r][k]);
+      const int column = (k * warp_size + lane) * 2;
+      dot = fmaf(x.x, mean[column] * job.value_scale, dot);
+      dot = fmaf(x.y, mean[column + 1] * job.value_scale, dot);
+    }
+    dot = warp_sum(dot);
+    if (lane == 0) center[head * dim + warp * rows + r] = dot;
   }
 }
 
@@ -262,28 +318,35 @@ void launch_largest_magnitude(const void* elements, ElementType type, std::int64
 }
 
 std::int64_t mean_output_partial_count(const FusedRemoval& removal, std::int64_t columns) {
-  return (columns + keys_of_block - 1) / keys_of_block * removal.kv_heads * removal.group * removal.dim;
+  const int keys = keys_of_block(removal, columns);
+  return (columns + keys - 1) / keys * removal.kv_heads * removal.group * removal.dim;
 }
 
 void launch_mean_center(const FusedRemoval& removal, const float* mean, std::int64_t mean_stride, std::int64_t columns,
                         float* partial, float* output, float* center, cudaStream_t stream) {
-  const std::int64_t pieces = (columns + keys_of_block - 1) / keys_of_block;
+  const int keys = keys_of_block(removal, columns);
+  const std::int64_t pieces = (columns + keys - 1) / keys;
   const dim3 grid(static_cast<unsigned>(pieces), static_cast<unsigned>(removal.kv_heads),
                   blocks_for(removal.group, heads_at_once));
-  if (pieces > 0)
-    dispatch(removal, [&](auto element, auto dim) {
-      mean_output<decltype(element), dim.value>
-          <<<grid, mean_threads, 0, stream>>>(removal, mean, mean_stride, columns, partial);
-    });
-  check_launch("outputs of averaged attention");
-  finish_center<<<static_cast<unsigned>(removal.kv_heads * removal.group), 128,
-                  static_cast<std::size_t>(removal.dim) * sizeof(float), stream>>>(removal, partial, pieces, output, center);
-  check_launch("centers of averaged attention");
+  const bool aligned = reinterpret_cast<std::uintptr_t>(mean) % 16 == 0 && mean_stride % 4 == 0;
+  dispatch(removal, [&](auto element, auto dim) {
+    using Element = decltype(element);
+    if (pieces > 0) {
+      auto kernel = aligned ? mean_output<Element, dim.value, true> : mean_output<Element, dim.value, false>;
+      kernel<<<grid, mean_threads, 0, stream>>>(removal, mean, mean_stride, columns, keys, partial);
+      check_launch("outputs of averaged attention");
+    }
+    finish_center<dim.value><<<static_cast<unsigned>(removal.kv_heads * removal.group), center_threads, 0, stream>>>(
+        removal, partial, pieces, output, center);
+    check_launch("centers of averaged attention");
+  });
 }
 
 void launch_fused_removal_error(const FusedRemoval& removal, const float* center, const float* odds, float tau, float* error,
                                 int multiprocessors, cudaStream_t stream) {
   if (removal.columns == 0) return;
+  if (removal.hopper && hopper::supports(removal))
+    return hopper::removal_error(removal, center, odds, tau, error, multiprocessors, stream);
   dispatch(removal, [&](auto element, auto dim) {
     using Element = decltype(element);
     if (removal.group == 1)

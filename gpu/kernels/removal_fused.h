@@ -27,6 +27,7 @@ struct FusedRemoval {
   const float* factor_unit = nullptr;
   bool triangular = false;
   float value_scale = 1;
+  bool hopper = true;  // the wgmma rung where it can run (removal_hopper.h); false: always mma.sync
 };
 
 // Rounds factors [heads, d, d] float32 to float16 with a power of two for each head that puts the largest near 2^10.
@@ -36,7 +37,7 @@ void launch_round_factor(const float* factor, std::int64_t heads, int dim, void*
 void launch_largest_magnitude(const void* elements, ElementType type, std::int64_t count, unsigned* largest,
                               cudaStream_t stream);
 
-// output [Hq, d] = Σ_{c < columns} mean[h, c] · v_c, float32 within 1,024 columns and float64 over them; center [Hq, d] the
+// output [Hq, d] = Σ_{c < columns} mean[h, c] · v_c, float32 within 256 columns and float64 over them; center [Hq, d] the
 // same times value_scale through the rounded factor. partial: mean_output_partial_count() floats.
 std::int64_t mean_output_partial_count(const FusedRemoval& removal, std::int64_t columns);
 void launch_mean_center(const FusedRemoval& removal, const float* mean, std::int64_t mean_stride, std::int64_t columns,

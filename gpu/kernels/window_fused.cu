@@ -5,6 +5,7 @@
 #include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
 #include "gpu/kernels/tensor_core.cuh"
+#include "gpu/kernels/window_hopper.h"
 
 namespace kvreplay::cuda {
 namespace {
@@ -492,12 +493,15 @@ bool fused_window_supported(ElementType type, int dim, int window) {
 
 std::int64_t statistics_scratch_bytes(const FusedWindow& window, int multiprocessors) {
   const Job job = make_job(window, multiprocessors, blocks_of_multiprocessor);
-  return blocks_along_keys(job) * window.kv_heads * job.head_blocks * warps * rows_of_warp *
-         static_cast<std::int64_t>(sizeof(State));
+  return std::max(blocks_along_keys(job) * window.kv_heads * job.head_blocks * warps * rows_of_warp *
+                      static_cast<std::int64_t>(sizeof(State)),
+                  hopper::window_statistics_scratch_bytes(window, multiprocessors));
 }
 
 void launch_window_statistics(const FusedWindow& window, const RowStatistics& out, void* scratch, int multiprocessors,
                               cudaStream_t stream) {
+  if (window.hopper && hopper::supports(window))
+    return hopper::window_statistics(window, out, scratch, multiprocessors, stream);
   const Job job = make_job(window, multiprocessors, blocks_of_multiprocessor);
   auto* partial = static_cast<State*>(scratch);
   dispatch(job, [&](auto element, auto dim, auto heads) {
@@ -514,6 +518,8 @@ void launch_window_statistics(const FusedWindow& window, const RowStatistics& ou
 
 void launch_window_sums(const FusedWindow& window, const RowStatistics& statistics, const RowWeights& weights, float* mean,
                         float* odds, int multiprocessors, cudaStream_t stream) {
+  if (window.hopper && hopper::supports(window) && hopper::supports(weights, window.shape.window))
+    return hopper::window_sums(window, statistics, weights, mean, odds, multiprocessors, stream);
   const Job job = make_job(window, multiprocessors, blocks_of_multiprocessor);
   dispatch(job, [&](auto element, auto dim, auto heads) {
     using Element = decltype(element);
@@ -526,6 +532,8 @@ void launch_window_sums(const FusedWindow& window, const RowStatistics& statisti
 
 void launch_window_group_rows(const FusedWindow& window, const RowStatistics& statistics, bool largest, float* rows,
                               int multiprocessors, cudaStream_t stream) {
+  if (window.hopper && hopper::supports(window))
+    return hopper::window_group_rows(window, statistics, largest, rows, multiprocessors, stream);
   const Job job = make_job(window, multiprocessors, blocks_of_multiprocessor);
   dispatch(job, [&](auto element, auto dim, auto heads) {
     using Element = decltype(element);

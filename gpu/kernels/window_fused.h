@@ -2,8 +2,8 @@
 // need of the weights in a second one. For float16 and bfloat16 keys, W <= 32, d = 64 or 128.
 //
 // Keys are read once a pass for all query heads of their group: 2 · Hk · T · d bytes, 63 µs at 131,072 tokens, 8 KV heads,
-// d = 128 and 4.27 TB/s. The products, 4 · Hq · W · T · d operations, take about as long on the tensor cores through
-// mma.sync; which of the two bounds a pass depends on the device.
+// d = 128 and 4.27 TB/s. Two rungs: mma.sync for sm_80 and later, which waits for its own copies and exponentials; and
+// wgmma for sm_90a, where copies, products and exponentials overlap (window_hopper.h).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -25,6 +25,7 @@ struct FusedWindow {
   int kv_heads = 0, group = 0, dim = 0;
   float scale = 1, cap = 0;
   RowShape shape;
+  bool hopper = true;  // the wgmma rung where it can run (window_hopper.h); false: always mma.sync
 };
 
 // What the first pass leaves of each row, [Hq, W] each. Logits are in units of log 2.
