@@ -57,7 +57,7 @@ __global__ void row_summaries(const float* logits, EvaluationBlock block, RowSum
   double others = 0, weighted = 0, mass[num_regions] = {};
   for (int i = begin + thread; i < end; i += threads) {
     if (i == largest) continue;
-    const float e = expf(z[i] - top);
+    const float e = decayed(z[i] - top);
     others += e;
     weighted += static_cast<double>(e) * (static_cast<double>(z[i]) - top);
     const int region = region_of(block, block.origin + i);
@@ -88,7 +88,7 @@ __global__ void exponentials(const float* logits, const RowSummary* summaries, E
     const int row = first_row + r, column = first_column + x;
     float e = 0;
     if (row < block.rows() && column < block.columns && summaries[row].largest >= 0)
-      e = expf(logits[static_cast<std::int64_t>(row) * block.columns + column] - summaries[row].top);
+      e = decayed(logits[static_cast<std::int64_t>(row) * block.columns + column] - summaries[row].top);
     turned[x][r] = e;
   }
   __syncthreads();

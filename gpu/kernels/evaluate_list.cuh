@@ -67,6 +67,12 @@ __device__ inline KeptTokens kept_tokens(const KeptArguments& a, int run, int kv
   return tokens;
 }
 
+// exp(x) for x <= 0; below 2^-125 it is 0, as in core/kernels: what is so small counts as nothing on both backends.
+__device__ inline float decayed(float x) {
+  const float e = expf(x);
+  return e < 0x1p-125F ? 0.0F : e;
+}
+
 __device__ inline int region_of(const EvaluationBlock& block, int position) {
   int region = 0;
 #pragma unroll
