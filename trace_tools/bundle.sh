@@ -7,17 +7,26 @@ source trace_tools/debian_packages.sh
 
 if [ "${1:-}" = -h ] || [ "${1:-}" = --help ]; then
   cat <<'TEXT'
-usage: trace_tools/bundle.sh [OUT.tar.xz]
+usage: trace_tools/bundle.sh [--small] [OUT.tar.xz]
 
 Builds the preset `bundle` (in build/bundle) and packs the programs, the tests, the benchmarks, the bundled model and a few
 prompts into OUT.tar.xz (build/bundle/kvreplay-VERSION-linux-x86_64.tar.xz), then unpacks it elsewhere and runs it. HDF5,
 Boost, PCRE2, zlib and the CUDA runtime are linked statically, libraries that come without an archive are packed beside the
 programs. The other machine needs a glibc as new as this one's (the script prints which) and, for a GPU, its driver.
 
+--small: kvreplay and the tests of the CUDA backend alone, which build in a fraction of the time.
+
 Needs the packages of tests/run.sh and libbenchmark-dev, and nvcc on the path for the CUDA backend.
 TEXT
   exit 0
 fi
+
+small=
+if [ "${1:-}" = --small ]; then
+  small=yes
+  shift
+fi
+case ${1:-} in -*) echo "trace_tools/bundle.sh: unknown option $1; --help lists them" >&2; exit 2 ;; esac
 
 require_dpkg
 packages=("${program_packages[@]}" "${test_packages[@]}" libbenchmark-dev)
@@ -33,7 +42,8 @@ trap 'rm -rf "$work"' EXIT
 
 step "1. build"
 cmake --preset bundle
-targets=(kvreplay_program kvreplay_unit_tests kvreplay_benchmarks)
+targets=(kvreplay_program)
+[ -n "$small" ] || targets+=(kvreplay_unit_tests kvreplay_benchmarks)
 if ninja -C build/bundle -t targets all | grep -q '^bin/kvreplay_gpu_tests:'; then targets+=(kvreplay_gpu_tests); fi
 cmake --build --preset bundle --target "${targets[@]}" -- -j "$jobs"
 
@@ -43,8 +53,9 @@ name=kvreplay-$version-linux-x86_64
 out=${1:-build/bundle/$name.tar.xz}
 top=$work/$name
 mkdir -p "$top"/{bin,lib,doc,tests/golden}
-for program in kvreplay kvreplay_unit_tests kvreplay_gpu_tests kvreplay_benchmarks; do
-  [ ! -e "build/bundle/bin/$program" ] || strip -o "$top/bin/$program" "build/bundle/bin/$program"
+for target in "${targets[@]}"; do
+  program=${target/%_program/}
+  strip -o "$top/bin/$program" "build/bundle/bin/$program"
 done
 # glibc belongs to the machine; every other shared library comes along.
 glibc='^(linux-vdso|ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libutil|libmvec)\.so'
@@ -81,9 +92,14 @@ From this folder, a trace of the bundled model, policies on it, and a table:
 
 Tests and benchmarks, also from this folder:
 
-  bin/kvreplay_gpu_tests             every operation of the CUDA backend against the CPU's
-  bin/kvreplay_unit_tests            those of the CPU (a few that need files of the repository fail here)
-  bin/kvreplay_benchmarks
+  bin/kvreplay bench                 the speed of the GPU's operations, beside the floor
+$(for program in "$top"/bin/*; do
+  case $program in
+    */kvreplay_gpu_tests) echo "  bin/kvreplay_gpu_tests             every operation of the CUDA backend against the CPU's" ;;
+    */kvreplay_unit_tests) echo "  bin/kvreplay_unit_tests            those of the CPU; a few need files of the repository and fail here" ;;
+    */kvreplay_benchmarks) echo "  bin/kvreplay_benchmarks            the speed of the CPU's kernels" ;;
+  esac
+done)
 
 doc/ has the notices of the libraries that are part of the programs.
 TEXT
