@@ -61,7 +61,7 @@ done
 glibc='^(linux-vdso|ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libutil|libmvec)\.so'
 for program in "$top"/bin/*; do
   ldd "$program" | awk '$2 == "=>" { print $1, $3 }' | while read -r soname path; do
-    [[ $soname =~ $glibc ]] || cp -L "$path" "$top/lib/$soname"
+    [[ $soname =~ $glibc ]] || [ -e "$top/lib/$soname" ] || cp -L "$path" "$top/lib/$soname"
   done
 done
 chmod 644 "$top"/lib/* 2>/dev/null && strip --strip-unneeded "$top"/lib/*
@@ -69,7 +69,7 @@ mkdir -p "$top/data/models" "$top/data/prompts" "$top/tests"
 cp -r data/models/reader-8m "$top/data/models/"
 cp data/prompts/needle-1k.* data/prompts/needle-4k.* "$top/data/prompts/"
 cp tests/golden/*.h5 "$top/tests/golden/"
-cp -r tests/fixtures "$top/tests/"
+[ -n "$small" ] || cp -r tests/fixtures "$top/tests/"
 cp LICENSE "$top/"
 for package in "${linked[@]}"; do
   cp -L "/usr/share/doc/$package/copyright" "$top/doc/$package.txt"

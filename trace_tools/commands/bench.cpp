@@ -350,17 +350,17 @@ class BenchCommand final : public Command {
   std::string_view summary() const override { return "how fast this machine scores, evicts and replays, beside the floor"; }
   std::string_view usage() const override { return "[--backend B] [--tokens N] [--trace T.h5 [--policy P...]] [options]"; }
   std::string_view description() const override {
-    return R"(Measures first what the device can do (bytes read, copied, operations of matrix products a second), then operations on
-synthetic layers of 32 query heads over 8 KV heads, d 128, C 4,096, float16, window 32, that are generated in memory:
+    return R"(Measures first what the device can do (bytes read, copied, operations of matrix products a second), then operations on synthetic
+layers of 32 query heads over 8 KV heads, d 128, C 4,096, float16, window 32, that are generated in memory:
 
   kvreplay bench                          the GPU at 131,072 tokens (the CPU at 4,096)
   kvreplay bench --tokens 32768 --only restkv
   kvreplay bench --trace t.h5 --policy restkv --policy snapkv      whole replays of a trace, file to file
 
-Beside each median stands its floor: the larger of bytes / rate and operations / rate, counting what no implementation can do
-without (each key and value read once, each product computed once, rows that are ranked written and read once). Data
-is larger than the caches: layers are taken in turn. Memory is the device's, at most, beyond the layers themselves. The floor of a
-whole replay is a plain read of the same keys, values and queries by 8 threads, from the page cache.)";
+Beside each median stands its floor: the larger of bytes / rate and operations / rate, counting what no implementation can
+do without (each key and value read once, each product computed once, rows that are ranked written and read once). Data
+is larger than the caches: layers are taken in turn. Memory is the device's, at most, beyond the layers themselves. The
+floor of a whole replay is a plain read of the same keys, values and queries by 8 threads, from the page cache.)";
   }
   void declare(options::options_description& visible, options::options_description&,
                options::positional_options_description&) const override {
