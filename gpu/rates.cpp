@@ -141,6 +141,11 @@ DeviceRates measure_device_rates(int index) {
   DeviceRates rates;
   cuda::measure_memory(device, rates);
   cuda::measure_products(device, rates);
+  // What was measured with goes back to the device, which keeps freed memory otherwise.
+  device.synchronize();
+  cudaMemPool_t pool = nullptr;
+  cuda::check(cudaDeviceGetDefaultMemPool(&pool, index), "asking for the memory pool");
+  cuda::check(cudaMemPoolTrimTo(pool, 0), "giving memory back");
   return rates;
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "core/base/parallel.h"
 
@@ -57,6 +58,7 @@ class GeneratedTrace final : public Trace {
     token_ids_.assign(static_cast<std::size_t>(shape.prompt + shape.steps), 0);
     for (std::int64_t t = shape.prompt - shape.query_window; t < shape.prompt + shape.steps; ++t)
       query_positions_.push_back(static_cast<std::int32_t>(t));
+    if (shape.held) hold();
   }
 
   const std::string& path() const override { return path_; }
@@ -100,14 +102,20 @@ class GeneratedTrace final : public Trace {
 
   void read_stored(int layer, LayerDataset which, void* out, IndexRange heads, IndexRange rows) const override {
     complete_ranges(layer, which, heads, rows);
-    const std::int64_t columns = shape(layer, which)[2], count = rows.end - rows.begin;
-    parallel_for(
-        (heads.end - heads.begin) * count, std::max<std::int64_t>(1, 65536 / columns),
-        [&](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t r = begin; r < end; ++r)
-            write_row(layer, which, heads.begin + r / count, rows.begin + r % count, columns,
-                      static_cast<char*>(out) + r * columns * static_cast<std::int64_t>(element_size(type(layer, which))));
-        });
+    const auto held = held_.find({layer, which});
+    const std::int64_t all_rows = shape(layer, which)[1], bytes = row_bytes(layer, which), count = rows.end - rows.begin;
+    parallel_for((heads.end - heads.begin) * count, std::max<std::int64_t>(1, (1 << 17) / bytes),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t r = begin; r < end; ++r) {
+                     const std::int64_t head = heads.begin + r / count, row = rows.begin + r % count;
+                     char* target = static_cast<char*>(out) + r * bytes;
+                     if (held == held_.end())
+                       write_row(layer, which, head, row, target);
+                     else
+                       std::memcpy(target, held->second.get() + (head * all_rows + row) * bytes,
+                                   static_cast<std::size_t>(bytes));
+                   }
+                 });
   }
 
   Tensor<float, 3> read(int layer, LayerDataset which, IndexRange heads, IndexRange rows) const override {
@@ -129,7 +137,24 @@ class GeneratedTrace final : public Trace {
     if (rows.end < 0) rows.end = shape(layer, which)[1];
   }
 
-  void write_row(int layer, LayerDataset which, std::int64_t head, std::int64_t row, std::int64_t columns, void* out) const {
+  std::int64_t row_bytes(int layer, LayerDataset which) const {
+    return shape(layer, which)[2] * static_cast<std::int64_t>(element_size(type(layer, which)));
+  }
+
+  void hold() {
+    for (const int layer : layers_)
+      for (const auto which :
+           {LayerDataset::key, LayerDataset::value, LayerDataset::query, LayerDataset::output_projection}) {
+        const auto extent = shape(layer, which);
+        auto bytes = std::make_unique_for_overwrite<char[]>(
+            static_cast<std::size_t>(extent[0] * extent[1] * row_bytes(layer, which)));
+        read_stored(layer, which, bytes.get(), {}, {});
+        held_[{layer, which}] = std::move(bytes);
+      }
+  }
+
+  void write_row(int layer, LayerDataset which, std::int64_t head, std::int64_t row, void* out) const {
+    const std::int64_t columns = shape(layer, which)[2];
     if (which == LayerDataset::log_sum_exp) {
       auto* sums = static_cast<float*>(out);
       for (std::int64_t i = 0; i < columns; ++i)
@@ -163,6 +188,7 @@ class GeneratedTrace final : public Trace {
   std::vector<int> layers_;
   std::vector<std::int32_t> token_ids_, query_positions_, attention_positions_;
   std::vector<TextSpan> spans_;
+  std::map<std::pair<int, LayerDataset>, std::unique_ptr<char[]>> held_;
 };
 
 }  // namespace
