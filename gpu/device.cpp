@@ -1,5 +1,7 @@
 #include "gpu/device.h"
 
+#include <cstring>
+
 #include "core/base/error.h"
 #include "gpu/guard.h"
 
@@ -53,9 +55,19 @@ Device::~Device() {
   cudaStreamSynchronize(loading_stream_);
   cudaStreamDestroy(stream_);
   cudaStreamDestroy(loading_stream_);
+  cudaFreeHost(small_);
 }
 
 void Device::make_current() const { check(cudaSetDevice(index_), "choosing the device"); }
+
+void Device::download(void* host, const void* device, std::size_t bytes) {
+  const std::lock_guard lock(small_mutex_);
+  if (small_ == nullptr) check(cudaMallocHost(&small_, small_bytes), "pinned memory for results");
+  void* target = bytes <= small_bytes ? small_ : host;
+  check(cudaMemcpyAsync(target, device, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+  synchronize();
+  if (target != host) std::memcpy(host, target, bytes);
+}
 
 void Device::synchronize() const { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,6 +40,9 @@ class Device {
   cudaStream_t loading_stream() const { return loading_stream_; }
   void make_current() const;
   void synchronize() const;
+  // Copies to the host and waits for the stream. Small results go through pinned memory, which is faster. One thread at a
+  // time.
+  void download(void* host, const void* device, std::size_t bytes);
 
   // Device memory that buffers hold now and have held at most, bytes.
   std::int64_t bytes() const { return bytes_; }
@@ -54,6 +58,9 @@ class Device {
   int multiprocessors_ = 0, capability_ = 0;
   std::size_t shared_memory_ = 0, memory_ = 0;
   cudaStream_t stream_ = nullptr, loading_stream_ = nullptr;
+  static constexpr std::size_t small_bytes = std::size_t{1} << 20;
+  std::mutex small_mutex_;
+  void* small_ = nullptr;
   std::atomic<std::int64_t> bytes_ = 0, peak_bytes_ = 0;
 };
 
@@ -94,11 +101,7 @@ class Buffer {
   // Waits for the stream.
   std::vector<T> download() const {
     std::vector<T> values(static_cast<std::size_t>(count_));
-    if (data_ != nullptr) {
-      check(cudaMemcpyAsync(values.data(), data_, bytes(), cudaMemcpyDeviceToHost, device_->stream()),
-            "copying from the device");
-      device_->synchronize();
-    }
+    if (data_ != nullptr) device_->download(values.data(), data_, bytes());
     return values;
   }
 

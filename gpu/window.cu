@@ -116,6 +116,11 @@ void WindowAttention::reduce_group(Reduction how, float* rows) const {
 
 Buffer<float> WindowAttention::take(Buffer<float> WindowRows::*which) {
   const std::lock_guard lock(mutex_);
+  if (which == &WindowRows::weight) {
+    Device& device = *layer_->device;
+    Buffer<float> weight(device, fused_.shape.rows * layer_->candidates());
+    if (launch_window_rows(fused_, statistics(), weight.data(), device.multiprocessors(), device.stream())) return weight;
+  }
   if (!rows_) rows_ = std::make_unique<WindowRows>(make_window_rows(*layer_, window(), true));
   return std::move((*rows_).*which);
 }

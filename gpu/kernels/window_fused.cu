@@ -546,4 +546,11 @@ void launch_window_group_rows(const FusedWindow& window, const RowStatistics& st
   check_launch("window attention over groups of heads");
 }
 
+bool launch_window_rows(const FusedWindow& window, const RowStatistics& statistics, float* rows, int multiprocessors,
+                        cudaStream_t stream) {
+  if (!window.hopper || !hopper::supports(window)) return false;
+  hopper::window_rows(window, statistics, rows, multiprocessors, stream);
+  return true;
+}
+
 }  // namespace kvreplay::cuda

@@ -53,4 +53,9 @@ void launch_window_sums(const FusedWindow& window, const RowStatistics& statisti
 void launch_window_group_rows(const FusedWindow& window, const RowStatistics& statistics, bool largest, float* rows,
                               int multiprocessors, cudaStream_t stream);
 
+// rows [Hq, W, n]: the weights themselves. False, and nothing is done, where no kernel writes them faster than the plain
+// form.
+bool launch_window_rows(const FusedWindow& window, const RowStatistics& statistics, float* rows, int multiprocessors,
+                        cudaStream_t stream);
+
 }  // namespace kvreplay::cuda

@@ -10,9 +10,9 @@
 namespace kvreplay::cuda::hopper {
 namespace {
 
-constexpr int tile_keys = 128;   // of a tile
-constexpr int slot_rows = 32;    // rows of one query head: the window, and zeros
-constexpr int unit_rows = 64;    // rows of one product
+constexpr int tile_keys = 128;  // of a tile
+constexpr int slot_rows = 32;   // rows of one query head: the window, and zeros
+constexpr int unit_rows = 64;   // rows of one product
 constexpr float lowest = -1e30F;
 
 template <int HeadDim>
@@ -216,7 +216,8 @@ __global__ void __launch_bounds__(tile_threads, 1)
     low.add<0>(d, job.scale);
     high.add<1>(d, job.scale);
   };
-  take_turns<64>(alternate ? warpgroup - 1 : 0, alternate ? 2 : 1, part.count, start, [&](int i) { ring.release(i); }, use);
+  take_turns<64>(
+      alternate ? warpgroup - 1 : 0, alternate ? 2 : 1, part.count, start, [&](int i) { ring.release(i); }, use);
 
   partial += ((static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * 2 + warpgroup - 1) * unit_rows;
 #pragma unroll
@@ -274,8 +275,8 @@ struct WeightStream {
   // use(weights, first column): exp2(logit + shift) of a tile's 64 keys, shift(head, window row) being -infinity for rows
   // that do not count. The latest keys come first: the first pass leaves those in the second-level cache.
   template <class Shift, class Use>
-  static __device__ void run(const CUtensorMap& key_map, const CUtensorMap& query_map, const Job& job,
-                             unsigned char* memory, Shift&& shift, Use&& use) {
+  static __device__ void run(const CUtensorMap& key_map, const CUtensorMap& query_map, const Job& job, unsigned char* memory,
+                             Shift&& shift, Use&& use) {
     __shared__ std::uint64_t barriers[2 * KeyRing<HeadDim>::stages + 1];
     std::uint64_t* queries_there = barriers + 2 * KeyRing<HeadDim>::stages;
     memory = aligned_tiles(memory);
@@ -337,7 +338,8 @@ struct WeightStream {
       for (int at = 0; at < count; ++at) d[at] = exp2_unit(fmaf(d[at], job.scale, shifts[column(at)]));
       use(d, first);
     };
-    take_turns<count>(0, 1, part.count, start, [&](int i) { ring.release(i); }, weigh);
+    take_turns<count>(
+        0, 1, part.count, start, [&](int i) { ring.release(i); }, weigh);
   }
 };
 
@@ -461,6 +463,35 @@ __global__ void __launch_bounds__(tile_threads, 1)
 #endif
 }
 
+// rows [Hq, W, n]. Bound by writing them.
+template <class Element, int HeadDim, int Heads>
+__global__ void __launch_bounds__(tile_threads, 1)
+    head_rows_kernel(const __grid_constant__ CUtensorMap key_map, const __grid_constant__ CUtensorMap query_map,
+                     const __grid_constant__ Job job, RowStatistics statistics, float* rows) {
+#if KVREPLAY_HOPPER_CODE
+  extern __shared__ unsigned char shared[];
+  const auto shift = [&](int head, int w) {
+    const std::int64_t row = static_cast<std::int64_t>(head) * job.window + w;
+    return log2f(statistics.inverse[row]) - statistics.top[row];
+  };
+  const int n = job.columns - job.cut, w0 = static_cast<int>(threadIdx.x) % 4 * 2;
+  const int first_head = static_cast<int>(blockIdx.y) % job.head_blocks * Heads;
+  rows += ((static_cast<std::int64_t>(blockIdx.y) / job.head_blocks * job.group + first_head) * job.window + w0) * n;
+  const auto use = [&](float(&d)[Heads * 16], int first) {
+    const int column = first + lane_row() - job.cut;
+#pragma unroll
+    for (int at = 0; at < Heads * 16; ++at) {
+      const int c = column + at / 2 % 2 * 8, w = at / 4 % 4 * 8 + at % 2, head = at / 16;
+      if (c >= 0 && c < n && w0 + w < job.window && first_head + head < job.group)
+        rows[(static_cast<std::int64_t>(head) * job.window + w) * n + c] = d[at];
+    }
+  };
+  WeightStream<Element, HeadDim, Heads>::run(key_map, query_map, job, shared, shift, use);
+#else
+  __trap();
+#endif
+}
+
 // ---- launches ----------------------------------------------------------------------------------------------------------
 
 bool is_bfloat16(const FusedWindow& window) { return window.type == ElementType::bfloat16; }
@@ -513,14 +544,14 @@ void allow_shared_memory(Kernel kernel, int bytes) {
 }
 
 template <int HeadDim, int Heads>
-constexpr int weight_memory = tile_alignment + KeyRing<HeadDim>::bytes + Heads * slot_rows * HeadDim * 2;
+constexpr int weight_memory = tile_alignment + KeyRing<HeadDim>::bytes + Heads* slot_rows* HeadDim * 2;
 
 }  // namespace
 
 bool supports(const FusedWindow& window) {
   const auto aligned = [](const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; };
-  return fused_window_supported(window.type, window.dim, window.shape.window) && window.scale > 0 && window.cap == 0 && window.kv_heads > 0 &&
-         window.group > 0 && window.shape.columns > 0 && window.shape.columns < (1 << 30) &&
+  return fused_window_supported(window.type, window.dim, window.shape.window) && window.scale > 0 && window.cap == 0 &&
+         window.kv_heads > 0 && window.group > 0 && window.shape.columns > 0 && window.shape.columns < (1 << 30) &&
          window.key_head_stride % window.dim == 0 && aligned(window.key) && aligned(window.query) && available();
 }
 
@@ -573,6 +604,18 @@ void window_group_rows(const FusedWindow& window, const RowStatistics& statistic
         map_keys(window), map_queries(window), job, statistics, largest, rows);
   });
   check_launch("window attention over groups of heads (wgmma)");
+}
+
+void window_rows(const FusedWindow& window, const RowStatistics& statistics, float* rows, int multiprocessors,
+                 cudaStream_t stream) {
+  const Job job = sums_job(window, multiprocessors);
+  dispatch_heads(window, job, [&](auto element, auto dim, auto heads) {
+    const auto kernel = head_rows_kernel<decltype(element), dim.value, heads.value>;
+    allow_shared_memory(kernel, weight_memory<dim.value, heads.value>);
+    kernel<<<grid_of(job), tile_threads, weight_memory<dim.value, heads.value>, stream>>>(
+        map_keys(window), map_queries(window), job, statistics, rows);
+  });
+  check_launch("rows of window attention (wgmma)");
 }
 
 }  // namespace kvreplay::cuda::hopper

@@ -10,8 +10,8 @@
 
 namespace kvreplay::cuda::hopper {
 
-// Two-byte elements, W <= 32, d = 64 or 128, a positive scale, no cap, no negative weights, rows aligned to 16 bytes, a device of
-// compute capability 9.0 and code for it.
+// Two-byte elements, W <= 32, d = 64 or 128, a positive scale, no cap, no negative weights, rows aligned to 16 bytes, a
+// device of compute capability 9.0 and code for it.
 bool supports(const FusedWindow& window);
 bool supports(const RowWeights& weights, int window);
 
@@ -23,5 +23,8 @@ void window_sums(const FusedWindow& window, const RowStatistics& statistics, con
 // Groups of at most four heads.
 void window_group_rows(const FusedWindow& window, const RowStatistics& statistics, bool largest, float* rows,
                        int multiprocessors, cudaStream_t stream);
+
+void window_rows(const FusedWindow& window, const RowStatistics& statistics, float* rows, int multiprocessors,
+                 cudaStream_t stream);
 
 }  // namespace kvreplay::cuda::hopper
