@@ -17,12 +17,15 @@
 
 #include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/hopper.h"
 #include "gpu/kernels/product.h"
 #include "gpu/kernels/removal_error.h"
 #include "gpu/kernels/removal_fused.h"
+#include "gpu/kernels/removal_hopper.h"
 #include "gpu/kernels/selection.h"
 #include "gpu/kernels/smoothing.h"
 #include "gpu/kernels/window_fused.h"
+#include "gpu/kernels/window_hopper.h"
 #include "gpu/kernels/window_rows.h"
 
 namespace kvreplay::cuda {
@@ -92,6 +95,27 @@ void compare(const char* what, const std::vector<float>& got, const std::vector<
   if (bad > 0) ++failures;
   std::printf("  %-34s worst relative error %.2e at %zu (%.9g, expected %.9g), %zu of %zu beyond %.0e: %s\n", what, worst, at,
               got[at], want[at], bad, want.size(), relative, bad > 0 ? "FAIL" : "PASS");
+  std::fflush(stdout);
+}
+
+// Rows of `width` numbers, each against the length of what is expected of it: single numbers cancel.
+void compare_rows(const char* what, const std::vector<float>& got, const std::vector<float>& want, std::int64_t width, double relative) {
+  double worst = 0;
+  std::size_t bad = 0;
+  const auto rows = static_cast<std::int64_t>(want.size()) / width;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    double error = 0, length = 0;
+    for (std::int64_t i = r * width; i < (r + 1) * width; ++i) {
+      error += (static_cast<double>(got[i]) - want[i]) * (static_cast<double>(got[i]) - want[i]);
+      length += static_cast<double>(want[i]) * want[i];
+    }
+    error = std::sqrt(error / length);
+    if (!(error <= relative)) ++bad;
+    if (!(error <= worst)) worst = error;
+  }
+  if (bad > 0) ++failures;
+  std::printf("  %-34s worst error %.2e of a row's length, %zu of %lld beyond %.0e: %s\n", what, worst, bad, static_cast<long long>(rows), relative,
+              bad > 0 ? "FAIL" : "PASS");
   std::fflush(stdout);
 }
 
@@ -171,6 +195,70 @@ __global__ void make_upper(float* factor, int dim) {
     if (i % dim < i / dim) factor[static_cast<std::int64_t>(blockIdx.x) * dim * dim + i] = 0;
 }
 
+// What the plain forms say.
+struct Expected {
+  std::vector<float> dominant, mean, grouped, largest, output, error;
+};
+
+// One rung of the fused kernels. plain_mean: averaged attention of the plain form, so that errors have one source.
+template <class Element>
+void check_rung(Device& device, Problem<Element>& p, const Expected& expected, const float* plain_mean, bool wgmma) {
+  std::printf("  %s\n", wgmma ? "wgmma" : "mma.sync");
+  p.window.hopper = p.removal.hopper = wgmma;
+  const RowShape& shape = p.window.shape;
+  const int sms = device.multiprocessors();
+  const std::int64_t d = p.shape.dim, n = p.removal.columns, heads = p.shape.query_heads, rows = p.shape.kv_heads * p.shape.window;
+  constexpr std::int64_t guard = 64;  // numbers behind each output that must stay as they are
+  const auto filled = [&](std::int64_t count) {
+    Buffer<float> buffer(device, count + guard);
+    buffer.fill_bytes(0xff);
+    return buffer;
+  };
+  std::size_t touched = 0;
+  const auto result = [&](const Buffer<float>& buffer) {
+    std::vector<float> values = buffer.download();
+    for (std::int64_t i = buffer.size() - guard; i < buffer.size(); ++i) {
+      std::uint32_t bits = 0;
+      std::memcpy(&bits, &values[i], 4);
+      touched += bits != 0xffffffffU;
+    }
+    values.resize(values.size() - guard);
+    return values;
+  };
+  Buffer<std::byte> scratch(device, statistics_scratch_bytes(p.window, sms));
+  Buffer<float> mean = filled(heads * n), odds = filled(heads * n), grouped = filled(rows * n), largest = filled(rows * n), error = filled(heads * n);
+  Buffer<float> output = filled(heads * d), center = filled(heads * d);
+  p.statistics.fill_bytes(0xff);
+  launch_window_statistics(p.window, p.row_statistics(), scratch.data(), sms, device.stream());
+  launch_window_sums(p.window, p.row_statistics(), p.narrow, mean.data(), odds.data(), sms, device.stream());
+  const auto statistics = p.statistics.download();
+  std::vector<float> complement, expected_complement;
+  for (std::int64_t r = 0; r < shape.rows; ++r)
+    if (expected.dominant[2 * r] >= 0)
+      complement.push_back(statistics[2 * shape.rows + r]), expected_complement.push_back(expected.dominant[2 * r + 1]);
+  std::printf("  %zu of %lld rows have a dominant weight\n", complement.size(), static_cast<long long>(shape.rows));
+  // Logits near 60 in units of log 2 are rounded to 4e-6.
+  if (!complement.empty()) compare("1 - dominant weight", complement, expected_complement, 5e-5);
+  compare("averaged attention", result(mean), expected.mean, 2e-5);
+  if (p.window.group <= 4) {
+    launch_window_group_rows(p.window, p.row_statistics(), false, grouped.data(), sms, device.stream());
+    launch_window_group_rows(p.window, p.row_statistics(), true, largest.data(), sms, device.stream());
+    compare("rows over the group, mean", result(grouped), expected.grouped, 2e-5);
+    compare("rows over the group, largest", result(largest), expected.largest, 2e-5);
+  }
+  Buffer<float> partial(device, mean_output_partial_count(p.removal, n));
+  launch_mean_center(p.removal, plain_mean, n, n, partial.data(), output.data(), center.data(), device.stream());
+  compare_rows("output of averaged attention", result(output), expected.output, d, 1e-5);
+  launch_fused_removal_error(p.removal, center.data(), odds.data(), 1, error.data(), sms, device.stream());
+  compare("removal error (float16 factor)", result(error), expected.error, 3e-3);
+  if (wgmma && p.removal.triangular) {
+    error.fill_bytes(0xff);
+    hopper::removal_error(p.removal, center.data(), odds.data(), 1, error.data(), sms, device.stream(), 16);
+    compare("the same, triangle in steps of 16", result(error), expected.error, 3e-3);
+  }
+  if (touched > 0) ++failures, std::printf("  %zu numbers behind outputs were written: FAIL\n", touched);
+}
+
 template <class Element>
 void check_problem(Device& device, const Shape& s, bool triangular) {
   std::printf("%s Hq %d Hk %d d %d W %d P %lld T %lld sliding %d cap %g%s\n", std::is_same_v<Element, __half> ? "float16" : "bfloat16",
@@ -183,9 +271,8 @@ void check_problem(Device& device, const Shape& s, bool triangular) {
     p.removal.triangular = true;
   }
   const RowShape& shape = p.window.shape;
-  const int sms = device.multiprocessors(), group = p.window.group;
+  const int group = p.window.group;
   const std::int64_t d = s.dim, n = p.removal.columns, heads = s.query_heads, w = s.window;
-  // Plain.
   Buffer<float> wide(device, shape.rows * shape.columns), dominant(device, shape.rows * 2), weight(device, shape.rows * n);
   launch_product_nt({p.query.data(), p.window.type, d, group * w * d, 1}, {p.window.key, p.window.type, d, s.tokens * d, 1}, s.kv_heads,
                     group * w, shape.columns, d, p.window.scale, s.cap, wide.data(), shape.columns, group * w * shape.columns, device.stream());
@@ -194,33 +281,10 @@ void check_problem(Device& device, const Shape& s, bool triangular) {
   Buffer<float> mean(device, heads * n), grouped(device, s.kv_heads * w * n);
   launch_reduce_rows(weight.data(), heads, s.window, n, p.weights.data(), mean.data(), device.stream());
   launch_reduce_group(weight.data(), s.kv_heads, w * n, group, Reduction::mean, grouped.data(), device.stream());
-  // Fused.
-  Buffer<std::byte> scratch(device, statistics_scratch_bytes(p.window, sms));
-  Buffer<float> fused_mean(device, heads * n), fused_odds(device, heads * n), fused_grouped(device, s.kv_heads * w * n);
-  fused_mean.fill_bytes(0xff), fused_odds.fill_bytes(0xff), fused_grouped.fill_bytes(0xff), p.statistics.fill_bytes(0xff);
-  launch_window_statistics(p.window, p.row_statistics(), scratch.data(), sms, device.stream());
-  launch_window_sums(p.window, p.row_statistics(), p.narrow, fused_mean.data(), fused_odds.data(), sms, device.stream());
-  const auto flags = dominant.download();
-  const auto statistics = p.statistics.download();
-  std::vector<float> complement, expected_complement;
-  for (std::int64_t r = 0; r < shape.rows; ++r)
-    if (flags[2 * r] >= 0) complement.push_back(statistics[2 * shape.rows + r]), expected_complement.push_back(flags[2 * r + 1]);
-  std::printf("  %zu of %lld rows have a dominant weight\n", complement.size(), static_cast<long long>(shape.rows));
-  if (!complement.empty()) compare("1 - dominant weight", complement, expected_complement, 2e-5);
-  compare("averaged attention", fused_mean.download(), mean.download(), 2e-5);
-  if (group <= 4) {
-    launch_window_group_rows(p.window, p.row_statistics(), false, fused_grouped.data(), sms, device.stream());
-    compare("rows over the group", fused_grouped.download(), grouped.download(), 2e-5);
-  }
-  // Errors from the same averaged attention.
-  Buffer<float> output(device, heads * d), center(device, heads * d), error(device, heads * n), want_output(device, heads * d);
-  Buffer<float> partial(device, mean_output_partial_count(p.removal, n));
-  error.fill_bytes(0xff);
-  launch_mean_center(p.removal, mean.data(), n, n, partial.data(), output.data(), center.data(), device.stream());
+  Buffer<float> largest(device, s.kv_heads * w * n), want_output(device, heads * d), plain(device, heads * n);
+  launch_reduce_group(weight.data(), s.kv_heads, w * n, group, Reduction::max, largest.data(), device.stream());
   launch_mean_output(mean.data(), n, p.removal.value, p.removal.type, s.tokens * d, group, heads, n, s.dim, want_output.data(), device.stream());
-  compare("output of averaged attention", output.download(), want_output.download(), 1e-4);
-  launch_fused_removal_error(p.removal, center.data(), fused_odds.data(), 1, error.data(), sms, device.stream());
-  Buffer<float> points(device, d * n), plain(device, heads * n), projected(device, heads * d);
+  Buffer<float> points(device, d * n), projected(device, heads * d);
   launch_product_nt({want_output.data(), ElementType::float32, d, d, 1}, {p.factor.data(), ElementType::float32, d, d * d, 1}, heads, 1, d, d, 1, 0,
                     projected.data(), d, d, device.stream());
   for (std::int64_t h = 0; h < heads; ++h) {
@@ -230,7 +294,12 @@ void check_problem(Device& device, const Shape& s, bool triangular) {
     launch_removal_error_of_mean(points.data(), projected.data() + h * d, mean.data() + h * n, weight.data() + h * w * n, dominant.data() + h * w * 2,
                                  p.weights.data(), {s.window, n, s.dim, s.dim}, 1, plain.data() + h * n, device.stream());
   }
-  compare("removal error (float16 factor)", error.download(), plain.download(), 3e-3);
+  Expected expected{dominant.download(), mean.download(), grouped.download(), largest.download(), want_output.download(), plain.download()};
+  check_rung(device, p, expected, mean.data(), false);
+  if (hopper::supports(p.window) && hopper::supports(p.removal))
+    check_rung(device, p, expected, mean.data(), true);
+  else
+    std::printf("  wgmma: not for this shape or device\n");
 }
 
 void check_selection(Device& device, std::int64_t rows, std::int64_t m, int distinct) {
@@ -304,22 +373,38 @@ void time_all(Device& device, std::int64_t tokens, int repeat) {
   };
   std::printf("%lld tokens, Hq 32, Hk 8, d 128, W 32, float16\n", static_cast<long long>(tokens));
   const double key_ms = 8.0 * n * 128 * 2 / 4.27e12 * 1e3, operations = 2.0 * 32 * 32 * n * 128 / 752e12 * 1e3;
-  show("statistics", std::max(key_ms, operations), statistics);
-  show("sums and odds", std::max(key_ms, operations), [&] { sums(odds.data()); });
+  const double distance_ms = 2.0 * 32 * n * 128 * 128 * 0.625 / 752e12 * 1e3;
+  for (const bool wgmma : {false, true}) {
+    if (wgmma && !hopper::available()) break;
+    std::printf(" %s\n", wgmma ? "wgmma" : "mma.sync");
+    p.window.hopper = p.removal.hopper = wgmma;
+    show("statistics", std::max(key_ms, operations), statistics);
+    show("sums", std::max(key_ms, operations), [&] { sums(nullptr); });
+    show("sums and odds", std::max(key_ms, operations), [&] { sums(odds.data()); });
+    show("statistics, then sums and odds", 2 * std::max(key_ms, operations), [&] { statistics(), sums(odds.data()); });
+    show("rows over the group", key_ms + 256.0 * n * 4 / 4.27e12 * 1e3, group_rows);
+    show("distances, triangular", distance_ms, distances);
+    if (wgmma)
+      show("the same, in steps of 16", distance_ms, [&] {
+        hopper::removal_error(p.removal, center.data(), odds.data(), 1, error.data(), sms, stream, 16);
+      });
+    p.removal.triangular = false;
+    show("distances, full", distance_ms / 0.625, distances);
+    p.removal.triangular = true;
+    show("ReST-KV released, average", 2 * key_ms + operations + distance_ms, [&] {
+      statistics(), sums(odds.data()), centers(), distances(), group(error.data()), pool(), select();
+    });
+    show("ReST-KV released, adaptive", 2 * key_ms + operations + distance_ms + 256.0 * n * 4 / 4.27e12 * 1e3, [&] {
+      statistics(), sums(odds.data()), group_rows(), centers(), distances(), group(error.data()), rank(), pool(), select();
+    });
+    show("SnapKV", key_ms, [&] { statistics(), sums(nullptr), group(mean.data()), pool(), select(); });
+  }
+  std::printf(" both\n");
   show("centers", key_ms, centers);
-  show("distances", 2.0 * 32 * n * 128 * 128 * 0.625 / 752e12 * 1e3, distances);
   show("group", 5.0 * 8 * n * 4 / 4.27e12 * 1e3, [&] { group(error.data()); });
   show("pool", 2.0 * 8 * n * 4 / 4.27e12 * 1e3, pool);
   show("select", 8.0 * n * 4 / 4.27e12 * 1e3, select);
-  show("rows over the group", key_ms + 256.0 * n * 4 / 4.27e12 * 1e3, group_rows);
   show("ranking of the rows", 256.0 * n * 4 / 4.27e12 * 1e3, rank);
-  show("ReST-KV released, average", 2 * key_ms + operations + 2.0 * 32 * n * 128 * 128 / 752e12 * 1e3, [&] {
-    statistics(), sums(odds.data()), centers(), distances(), group(error.data()), pool(), select();
-  });
-  show("ReST-KV released, adaptive", 2 * key_ms + operations + 2.0 * 32 * n * 128 * 128 / 752e12 * 1e3 + 256.0 * n * 4 / 4.27e12 * 1e3, [&] {
-    statistics(), sums(odds.data()), group_rows(), centers(), distances(), group(error.data()), rank(), pool(), select();
-  });
-  show("SnapKV", key_ms, [&] { statistics(), sums(nullptr), group(mean.data()), pool(), select(); });
   std::printf("  device memory beside the inputs: %.1f MB\n", static_cast<double>(device.bytes() - before) / 1e6);
 }
 
@@ -349,6 +434,10 @@ int run(int argc, char** argv) {
     check_problem<__nv_bfloat16>(device, {8, 2, 128, 32, 1000, 1010, 0, 0}, true);
     check_problem<__nv_bfloat16>(device, {2, 2, 64, 32, 4099, 4100, 1500, 30}, true);
     check_problem<__half>(device, {32, 8, 128, 32, 16385, 16400, 0, 0}, true);
+    check_problem<__half>(device, {8, 1, 128, 32, 5000, 5001, 0, 0}, true);
+    check_problem<__half>(device, {3, 1, 128, 5, 20000, 20000, 0, 0}, true);
+    check_problem<__nv_bfloat16>(device, {16, 4, 64, 32, 40000, 40032, 0, 0}, false);
+    check_problem<__nv_bfloat16>(device, {4, 4, 128, 32, 9999, 10000, 4097, 0}, true);
   }
   time_all(device, tokens, repeat);
   time_all(device, tokens / 4, repeat);

@@ -60,7 +60,7 @@ __device__ inline unsigned char* aligned_tiles(unsigned char* memory) {
   return memory + (tile_alignment - shared_address(memory) % tile_alignment) % tile_alignment;
 }
 
-#define KVREPLAY_OUT8(i)                                                                                                  \
+#define KVREPLAY_OUT8(i) \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define KVREPLAY_OUT16 KVREPLAY_OUT8(0), KVREPLAY_OUT8(8)
 #define KVREPLAY_OUT24 KVREPLAY_OUT16, KVREPLAY_OUT8(16)
@@ -79,19 +79,19 @@ __device__ inline unsigned char* aligned_tiles(unsigned char* memory) {
 #define KVREPLAY_NAMES64 KVREPLAY_NAMES56 ", %56, %57, %58, %59, %60, %61, %62, %63"
 
 // The operands behind the accumulators have the numbers given as text.
-#define KVREPLAY_WGMMA_SHARED(n, type, names, outs, a_name, b_name, flag)                                             \
-  asm volatile("{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, " flag                                             \
-               ", 0;\n"                                                                                               \
-               "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" names "}, " a_name ", " b_name     \
-               ", accumulate, 1, 1, 0, 0;\n}\n"                                                                       \
-               : outs                                                                                                 \
+#define KVREPLAY_WGMMA_SHARED(n, type, names, outs, a_name, b_name, flag)                                         \
+  asm volatile("{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, " flag                                         \
+               ", 0;\n"                                                                                           \
+               "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" names "}, " a_name ", " b_name \
+               ", accumulate, 1, 1, 0, 0;\n}\n"                                                                   \
+               : outs                                                                                             \
                : "l"(a), "l"(b), "r"(accumulate))
-#define KVREPLAY_WGMMA_HALF(n, names, outs, a0, a1, a2, a3, b_name, flag)                                             \
-  asm volatile("{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, " flag                                             \
-               ", 0;\n"                                                                                               \
-               "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {" names "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " \
-               b_name ", accumulate, 1, 1, 0;\n}\n"                                                                   \
-               : outs                                                                                                 \
+#define KVREPLAY_WGMMA_HALF(n, names, outs, a0, a1, a2, a3, b_name, flag)                                        \
+  asm volatile("{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, " flag                                        \
+               ", 0;\n"                                                                                          \
+               "wgmma.mma_async.sync.aligned.m64n" n "k16.f32.f16.f16 {" names "}, {" a0 ", " a1 ", " a2 ", " a3 \
+               "}, " b_name ", accumulate, 1, 1, 0;\n}\n"                                                        \
+               : outs                                                                                            \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
 
 // D[64, N] = A · B or D += A · B with A[64, 16] and B[16, N] in shared memory, both as rows_transposed describes rows (of A:

@@ -56,9 +56,8 @@ int keys_of_block(const FusedRemoval& removal, std::int64_t columns) {
 // A thread has 8 dimensions and four keys at a time, every (4 · 256 · 8 / d)-th four, for up to four heads. Bound by reading
 // the values: with two steps under way a multiprocessor's 512 threads have 64 KB of values on their way.
 template <class Element, int dim, bool Aligned>
-__global__ void __launch_bounds__(mean_threads, 2)
-    mean_output(FusedRemoval job, const float* mean, std::int64_t mean_stride, std::int64_t columns, int keys,
-                float* partial) {
+__global__ void __launch_bounds__(mean_threads, 2) mean_output(FusedRemoval job, const float* mean, std::int64_t mean_stride,
+                                                               std::int64_t columns, int keys, float* partial) {
   constexpr int lanes = dim / 8, key_lanes = mean_threads / lanes, step = key_lanes * keys_at_once;
   __shared__ float sums[mean_threads / warp_size][heads_at_once][dim];
   const int kv_head = static_cast<int>(blockIdx.y), first_head = static_cast<int>(blockIdx.z) * heads_at_once;
@@ -70,36 +69,57 @@ __global__ void __launch_bounds__(mean_threads, 2)
   const auto* value = static_cast<const Element*>(job.value) + kv_head * job.head_stride + first * dim + lane * 8;
   const float* weights = mean + head * mean_stride + first;
   float sum[heads_at_once][8] = {};
-#pragma unroll 2
-  for (int c = static_cast<int>(threadIdx.x) / lanes * keys_at_once; c < count; c += step) {
+  const auto add = [&](const uint4& raw, const float(&weight)[heads_at_once][keys_at_once], int k) {
+    const auto* v = reinterpret_cast<const Element*>(&raw);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float x = to_float(v[i]);
+#pragma unroll
+      for (int h = 0; h < heads_at_once; ++h) sum[h][i] = fmaf(weight[h][k], x, sum[h][i]);
+    }
+  };
+  struct Step {
     uint4 raw[keys_at_once];
     float weight[heads_at_once][keys_at_once];
-    const bool whole = c + keys_at_once <= count;
+  };
+  const auto load = [&](Step& to, int c) {
 #pragma unroll
     for (int k = 0; k < keys_at_once; ++k)
-      raw[k] = whole || c + k < count ? *reinterpret_cast<const uint4*>(value + static_cast<std::int64_t>(c + k) * dim)
-                                      : make_uint4(0, 0, 0, 0);
+      to.raw[k] = *reinterpret_cast<const uint4*>(value + static_cast<std::int64_t>(c + k) * dim);
 #pragma unroll
     for (int h = 0; h < heads_at_once; ++h) {
       const float* from = weights + (h < heads ? h : 0) * mean_stride + c;
-      if (Aligned && whole) {
+      if constexpr (Aligned) {
         const float4 four = *reinterpret_cast<const float4*>(from);
-        weight[h][0] = four.x, weight[h][1] = four.y, weight[h][2] = four.z, weight[h][3] = four.w;
+        to.weight[h][0] = four.x, to.weight[h][1] = four.y, to.weight[h][2] = four.z, to.weight[h][3] = four.w;
       } else {
 #pragma unroll
-        for (int k = 0; k < keys_at_once; ++k) weight[h][k] = c + k < count ? from[k] : 0.0F;
+        for (int k = 0; k < keys_at_once; ++k) to.weight[h][k] = from[k];
       }
     }
+  };
+  const auto add_all = [&](const Step& from) {
 #pragma unroll
-    for (int k = 0; k < keys_at_once; ++k) {
-      const auto* v = reinterpret_cast<const Element*>(&raw[k]);
+    for (int k = 0; k < keys_at_once; ++k) add(from.raw[k], from.weight, k);
+  };
+  const int key_lane = static_cast<int>(threadIdx.x) / lanes, whole = count / keys_at_once * keys_at_once;
+  Step even, odd;
+  int c = key_lane * keys_at_once;
+  if (c < whole) load(even, c);
+  while (c < whole) {
+    if (c + step < whole) load(odd, c + step);
+    add_all(even);
+    if ((c += step) >= whole) break;
+    if (c + step < whole) load(even, c + step);
+    add_all(odd);
+    c += step;
+  }
+  if (whole + key_lane < count) {
+    const int at = whole + key_lane;
+    float weight[heads_at_once][keys_at_once];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float x = to_float(v[i]);
-#pragma unroll
-        for (int h = 0; h < heads_at_once; ++h) sum[h][i] = fmaf(weight[h][k], x, sum[h][i]);
-      }
-    }
+    for (int h = 0; h < heads_at_once; ++h) weight[h][0] = weights[(h < heads ? h : 0) * mean_stride + at];
+    add(*reinterpret_cast<const uint4*>(value + static_cast<std::int64_t>(at) * dim), weight, 0);
   }
 #pragma unroll
   for (int h = 0; h < heads_at_once; ++h)

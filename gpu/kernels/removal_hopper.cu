@@ -66,13 +66,11 @@ __device__ inline void start_product(float (&d)[HeadDim / 2], const std::uint32_
   const auto step = [&](auto index) {
     constexpr int k = depth - 1 - decltype(index)::value;
     constexpr int columns = Grain == 0 ? HeadDim : (16 * (k + 1) + Grain - 1) / (Grain == 0 ? 1 : Grain) * Grain;
-    multiply_columns<columns>(d, a[k], rows_transposed(factor + k / 4 * HeadDim * 128 + k % 4 * 32),
-                              k == depth - 1 ? 0 : 1);
+    multiply_columns<columns>(d, a[k], rows_transposed(factor + k / 4 * HeadDim * 128 + k % 4 * 32), k == depth - 1 ? 0 : 1);
   };
   products_begin();
-  [&]<int... K>(std::integer_sequence<int, K...>) {
-    (step(std::integral_constant<int, K>{}), ...);
-  }(std::make_integer_sequence<int, depth>{});
+  [&]<int... K>(std::integer_sequence<int, K...>) { (step(std::integral_constant<int, K>{}), ...); }
+  (std::make_integer_sequence<int, depth>{});
   products_commit();
 }
 
@@ -132,9 +130,7 @@ __global__ void __launch_bounds__(tile_threads, 1)
     ring.init(4);
   }
   __syncthreads();
-  const auto tile_of = [&](int part) {
-    return static_cast<int>(static_cast<std::int64_t>(job.tiles) * part / job.splits);
-  };
+  const auto tile_of = [&](int part) { return static_cast<int>(static_cast<std::int64_t>(job.tiles) * part / job.splits); };
   const int begin = tile_of(static_cast<int>(blockIdx.x)), count = tile_of(static_cast<int>(blockIdx.x) + 1) - begin;
   const int warpgroup = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warpgroup_threads, 0);
 

@@ -345,52 +345,67 @@ struct WeightStream {
 
 // Writes means, and their odds unless null, of 64 keys.
 template <int Heads>
-struct SumsOfTile {
+class SumsOfTile {
+ public:
   static constexpr int sums = Heads * 2;  // number h · 2 + r: head h, key lane_row() + 8 r
 
-  // Σ_w weight of every head and key of a thread, and what is left of 1 where the sum comes near it.
   // remainders [Heads, 32]: c of each row, and c times the complement of its dominant weight.
-  static __device__ void write(const float (&d)[Heads * 16], int first, const Job& job, const float2* remainders,
-                               float* mean, float* odds) {
-    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  __device__ SumsOfTile(const Job& job, const float2* remainders, float* mean, float* odds)
+      : remainders_(remainders), lane_(static_cast<int>(threadIdx.x) % warp_size), n_(job.columns - job.cut) {
+    const int in_group = static_cast<int>(blockIdx.y) % job.head_blocks * Heads + QuadSums<sums>::source(lane_) / 2;
+    const std::int64_t head = static_cast<std::int64_t>(blockIdx.y) / job.head_blocks * job.group + in_group;
+    writes_ = QuadSums<sums>::writes(lane_) && in_group < job.group;
+    first_ = lane_row() - job.cut;
+    mean_ = mean + head * n_;
+    odds_ = odds == nullptr ? nullptr : odds + head * n_;
+  }
+
+  // Σ_w weight of every head and key of a thread, and what is left of 1 where the sum comes near it.
+  __device__ void write(const float (&d)[Heads * 16], int first) const {
     float sum[sums] = {};
 #pragma unroll
     for (int at = 0; at < Heads * 16; ++at) sum[at / 16 * 2 + at / 2 % 2] += d[at];
-    QuadSums<sums>::reduce(sum, lane);
+    QuadSums<sums>::reduce(sum, lane_);
+    float rest[sums];
     bool high = false;
 #pragma unroll
-    for (int k = 0; k < QuadSums<sums>::kept; ++k) high |= sum[k] > 0.5F;
-    float rest[sums];
-#pragma unroll
-    for (int k = 0; k < QuadSums<sums>::kept; ++k) rest[k] = 1 - sum[k];
-    if (odds != nullptr && __any_sync(all_lanes, high)) {
-      sum_complements(d, remainders, rest);
-      QuadSums<sums>::reduce(rest, lane);
+    for (int k = 0; k < QuadSums<sums>::kept; ++k) {
+      rest[k] = 1 - sum[k];
+      high |= sum[k] > 0.5F;
     }
-    if (!QuadSums<sums>::writes(lane)) return;
-    const int n = job.columns - job.cut, first_head = static_cast<int>(blockIdx.y) % job.head_blocks * Heads;
-    const std::int64_t block_head = static_cast<std::int64_t>(blockIdx.y) / job.head_blocks * job.group + first_head;
+    if (odds_ != nullptr && __any_sync(all_lanes, high)) {
+      float complements[sums];
+      sum_complements(d, complements);
+      QuadSums<sums>::reduce(complements, lane_);
+#pragma unroll
+      for (int k = 0; k < QuadSums<sums>::kept; ++k)
+        if (sum[k] > 0.5F) rest[k] = complements[k];
+    }
 #pragma unroll
     for (int k = 0; k < QuadSums<sums>::kept; ++k) {
-      const int source = QuadSums<sums>::source(lane) + k, column = first + lane_row() + source % 2 * 8 - job.cut;
-      if (column < 0 || column >= n || first_head + source / 2 >= job.group) continue;
-      const std::int64_t at = (block_head + source / 2) * n + column;
-      mean[at] = sum[k];
-      if (odds != nullptr) odds[at] = __fdividef(sum[k], sum[k] > 0.5F ? rest[k] : 1 - sum[k]);
+      const int column = first + first_ + (QuadSums<sums>::source(lane_) + k) % 2 * 8;
+      if (!writes_ || column < 0 || column >= n_) continue;
+      mean_[column] = sum[k];
+      if (odds_ != nullptr) odds_[column] = __fdividef(sum[k], rest[k]);
     }
   }
 
  private:
   // 1 - Σ c a = Σ c (1 - a), each 1 - a exact where a is the row's dominant weight. Weights come multiplied by c.
-  static __device__ void sum_complements(const float (&d)[Heads * 16], const float2* remainders, float (&rest)[sums]) {
+  __device__ void sum_complements(const float (&d)[Heads * 16], float (&rest)[sums]) const {
 #pragma unroll
     for (int k = 0; k < sums; ++k) rest[k] = 0;
 #pragma unroll
     for (int at = 0; at < Heads * 16; ++at) {
-      const float2 own = remainders[at / 16 * slot_rows + at / 4 % 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + at % 2];
+      const float2 own = remainders_[at / 16 * slot_rows + at / 4 % 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + at % 2];
       rest[at / 16 * 2 + at / 2 % 2] += d[at] > 0.5F * own.x ? own.y : own.x - d[at];
     }
   }
+
+  const float2* remainders_;
+  float *mean_, *odds_;
+  int lane_, n_, first_;
+  bool writes_;
 };
 
 #endif  // KVREPLAY_HOPPER_CODE
@@ -418,9 +433,8 @@ __global__ void __launch_bounds__(tile_threads, 1)
     const std::int64_t row = static_cast<std::int64_t>(head) * job.window + w;
     return log2f(factor[w] * statistics.inverse[row]) - statistics.top[row];
   };
-  const auto use = [&](float(&d)[Heads * 16], int first) {
-    SumsOfTile<Heads>::write(d, first, job, remainders, mean, odds);
-  };
+  const SumsOfTile<Heads> tile(job, remainders, mean, odds);
+  const auto use = [&](float(&d)[Heads * 16], int first) { tile.write(d, first); };
   WeightStream<Element, HeadDim, Heads>::run(key_map, query_map, job, shared, shift, use);
 #else
   __trap();
