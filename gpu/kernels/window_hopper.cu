@@ -26,6 +26,7 @@ struct Job {
   int tiles, splits;
   float scale;  // of products to units of log 2
 
+#if KVREPLAY_HOPPER_CODE
   // All keys of [first, first + keys) are seen by every row of the window.
   __device__ bool all_seen(int first, int keys) const {
     return first + keys - 1 <= newest && (sliding == 0 || first > newest + window - 1 - sliding);
@@ -33,6 +34,7 @@ struct Job {
   __device__ bool seen(int row, int column) const {
     return column < columns && column <= newest + row && (sliding == 0 || column > newest + row - sliding);
   }
+#endif
 };
 
 Job make_job(const FusedWindow& window, int multiprocessors, int heads_of_block) {
