@@ -103,14 +103,17 @@ __global__ void __launch_bounds__(mean_threads, 2) mean_output(FusedRemoval job,
     for (int k = 0; k < keys_at_once; ++k) add(from.raw[k], from.weight, k);
   };
   const int key_lane = static_cast<int>(threadIdx.x) / lanes, whole = count / keys_at_once * keys_at_once;
+  // Without a branch around the loads of the next step, they are asked for before this step's arrive; past the end the last
+  // step is read again.
+  const int last = whole - keys_at_once;
   Step even, odd;
   int c = key_lane * keys_at_once;
   if (c < whole) load(even, c);
   while (c < whole) {
-    if (c + step < whole) load(odd, c + step);
+    load(odd, min(c + step, last));
     add_all(even);
     if ((c += step) >= whole) break;
-    if (c + step < whole) load(even, c + step);
+    load(even, min(c + step, last));
     add_all(odd);
     c += step;
   }
