@@ -379,13 +379,19 @@ floor of a whole replay is a plain read of the same keys, values and queries by 
 
   int run(const Invocation& call) const override {
     const auto& values = call.values;
+    if (values.count("runs") != 0 && values["runs"].as<int>() < 1) throw Error("--runs", "must be at least 1");
+    if (values.count("trace") == 0 && values.count("policy") != 0)
+      throw UsageError("kvreplay bench", "--policy is for whole replays", "give --trace, or choose rows with --only");
     const auto backend = chosen_backend(call);
+    const std::int64_t tokens = values.count("tokens") != 0 ? values["tokens"].as<std::int64_t>()
+                                : backend->name() == "cpu"  ? 4096
+                                                            : 131072;
+    if (values.count("trace") == 0) check_sizes(values, tokens);
     const std::string choice = values["backend"].as<std::string>();
     const std::size_t colon = choice.find(':');
     const Rates rates = rates_of(backend->name(), colon == std::string::npos ? 0 : std::stoi(choice.substr(colon + 1)));
     const bool on_cpu = backend->name() == "cpu";
     const int runs = values.count("runs") != 0 ? values["runs"].as<int>() : on_cpu || values.count("trace") != 0 ? 3 : 25;
-    if (runs < 1) throw Error("--runs", "must be at least 1");
     std::vector<Measured> rows;
     std::string what;
     if (values.count("trace") != 0) {
@@ -396,9 +402,6 @@ floor of a whole replay is a plain read of the same keys, values and queries by 
       rows = replays(*trace, policies, std::to_string(values["budget"].as<std::int64_t>()), runs, *backend, call.job);
       what = trace->path();
     } else {
-      if (values.count("policy") != 0)
-        throw UsageError("kvreplay bench", "--policy is for whole replays", "give --trace, or choose rows with --only");
-      const std::int64_t tokens = values.count("tokens") != 0 ? values["tokens"].as<std::int64_t>() : on_cpu ? 4096 : 131072;
       rows = synthetic(call, *backend, rates, tokens, runs);
       what = std::to_string(tokens) + " tokens";
     }
@@ -407,16 +410,21 @@ floor of a whole replay is a plain read of the same keys, values and queries by 
   }
 
  private:
+  // Before anything is measured.
+  static void check_sizes(const options::variables_map& values, std::int64_t tokens) {
+    const std::int64_t budget = values["budget"].as<std::int64_t>();
+    if (tokens < 256) throw Error("--tokens", "must be at least 256");
+    if (budget < 64 || budget >= tokens) throw Error("--budget", "must be at least 64 and below --tokens");
+    if (values["steps"].as<std::int64_t>() < 1) throw Error("--steps", "must be at least 1");
+  }
+
   static std::vector<Measured> synthetic(const Invocation& call, Backend& backend, const Rates& rates, std::int64_t tokens,
                                          int runs) {
     const std::int64_t budget = call.values["budget"].as<std::int64_t>();
     const std::string only = call.values.count("only") != 0 ? call.values["only"].as<std::string>() : "";
-    if (tokens < 256) throw Error("--tokens", "must be at least 256");
-    if (budget < 64 || budget >= tokens) throw Error("--budget", "must be at least 64 and below --tokens");
     GeneratedShape shape;
     shape.prompt = tokens;
     shape.steps = call.values["steps"].as<std::int64_t>();
-    if (shape.steps < 1) throw Error("--steps", "must be at least 1");
     const Counts counts{static_cast<double>(shape.query_heads),
                         static_cast<double>(shape.kv_heads),
                         static_cast<double>(shape.head_dim),
