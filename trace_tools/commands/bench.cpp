@@ -350,8 +350,8 @@ class BenchCommand final : public Command {
   std::string_view summary() const override { return "how fast this machine scores, evicts and replays, beside the floor"; }
   std::string_view usage() const override { return "[--backend B] [--tokens N] [--trace T.h5 [--policy P...]] [options]"; }
   std::string_view description() const override {
-    return R"(Measures first what the device can do (bytes read, copied, operations of matrix products a second), then operations on synthetic
-layers of 32 query heads over 8 KV heads, d 128, C 4,096, float16, window 32, that are generated in memory:
+    return R"(Measures first what the device can do (bytes read, copied, operations of matrix products a second), then operations on
+synthetic layers of 32 query heads over 8 KV heads, d 128, C 4,096, float16, window 32, that are generated in memory:
 
   kvreplay bench                          the GPU at 131,072 tokens (the CPU at 4,096)
   kvreplay bench --tokens 32768 --only restkv
