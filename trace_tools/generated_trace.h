@@ -19,8 +19,8 @@ struct GeneratedShape {
   // log_sum_exp of every recorded query: what the logits of normal numbers have on average, ln(t + 1) + 1/2. Near enough for
   // column sums to be sums of weights that add up to about 1 a query.
   bool log_sum_exp = false;
-  // Keys, values, queries and W_o are computed once and kept in memory: reading then costs what copying costs, as from a file
-  // in the page cache. All bytes of all layers.
+  // Keys, values, queries and W_o are computed once and kept in memory: reading then costs what copying costs, as from a
+  // file in the page cache. All bytes of all layers.
   bool held = false;
 };
 
