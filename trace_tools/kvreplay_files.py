@@ -162,16 +162,18 @@ def read_results(path):
     """A list with a dict for each run, in the order of the file.
 
     It has the run's attributes (policy, budget, cache_bytes, ...; `parameters` and `notes` parsed), `name`, `evicted_at`
-    [L, H, T], `scores` [L, H, P] or None, `metrics` (arrays by name) and `summary` (means by name).
+    [L, H, T] (None in runs with summaries only), `scores` [L, H, P] or None, `metrics` (arrays by name) and `summary` (means by name).
     """
     runs = []
     with _open(path, "kvreplay-results") as file:
         for name in sorted(file["runs"] if "runs" in file else ()):
             group = file["runs"][name]
-            run = {**_attributes(group), "name": name, "evicted_at": _values(group["evicted_at"]), "scores": None}
+            run = {**_attributes(group), "name": name, "evicted_at": None, "scores": None}
             for parsed in ("parameters", "notes"):
                 if parsed in run:
                     run[parsed] = json.loads(run[parsed])
+            if "evicted_at" in group:
+                run["evicted_at"] = _values(group["evicted_at"])
             if "scores" in group:
                 run["scores"] = _values(group["scores"])
             run["metrics"] = {metric: _values(values) for metric, values in group.get("metrics", {}).items()}

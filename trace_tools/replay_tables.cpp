@@ -85,7 +85,7 @@ std::string runs_table(const std::vector<RunInfo>& runs) {
         {label_of(run), std::to_string(run.budget),
          run.equal_bytes > 0 ? std::to_string(run.cache_bytes) + " B" : format_bytes(static_cast<double>(run.cache_bytes)),
          share.data(), summary_number(run, error_key(run)), summary_number(run, "evicted_mass"),
-         run.kept_sha256.substr(0, 12)});
+         run.kept_hash().substr(0, 12)});
     if (constrained) rows.back().insert(rows.back().begin() + 5, extra[i] ? signed_number(*extra[i]) : "");
     if (stability)
       for (const char* key : {"kept_overlap_fp16", "kept_overlap_fp16_worst"})
@@ -137,6 +137,8 @@ ordered_json json_of(const RunInfo& run) {
           {"full_cache_bytes", run.full_cache_bytes},
           {"peak_cache_bytes", run.peak_cache_bytes},
           {"kept_sha256", run.kept_sha256},
+          {"kept_prompt_sha256", run.kept_prompt_sha256},
+          {"summary_only", run.summary_only},
           {"seconds", run.seconds},
           {"summary", run.summary},
           {"notes", run.notes}};

@@ -54,6 +54,11 @@ void TerminalJob::warn(std::string_view message) {
   std::fprintf(stderr, "warning: %s\n", printable(message).c_str());
 }
 
+void TerminalJob::inform(std::string_view message) {
+  clear();
+  std::fprintf(stderr, "%s\n", printable(message).c_str());
+}
+
 bool TerminalJob::cancelled() const { return interrupted.load(std::memory_order_relaxed); }
 
 void TerminalJob::draw(double done, bool) {

@@ -16,6 +16,7 @@ class TerminalJob final : public Job {
   void advance_to(double done) override;
   void end() override;
   void warn(std::string_view message) override;
+  void inform(std::string_view message) override;
   bool cancelled() const override;
 
  private:

@@ -1,8 +1,9 @@
 // The operations of a replay that cost time, on tensors that live where the backend lives. Two implementations are
 // meant: CpuBackend (core/backend/cpu, the reference) and a CUDA one behind the same interface.
 //
-// Life cycle: one backend for a process; for each layer of a trace, load() once, then the policies' stages call the
-// scoring operations, then evaluate() measures what the kept sets do to the decode queries.
+// Life cycle: one backend for a process, or one for each device; for each layer of a trace, load() once, then the policies'
+// stages call the scoring operations, then evaluate() measures what the kept sets do to the decode queries. One thread at a
+// time, but for a load() ahead (BackendPlan).
 //
 //   auto backend = make_cpu_backend();
 //   auto layer = backend->load(*trace, 0);
@@ -76,11 +77,24 @@ struct ReconstructionForm {
   bool prefix_output = false;  // aggregated: o from the keys before the window alone, not renormalised (released code)
 };
 
+// How a replay is to use a backend, and what that takes of its memory; known before the first layer is loaded.
+struct BackendPlan {
+  // load() of the next layer may run on another thread beside every other operation on this one, and both layers fit.
+  bool loads_ahead = false;
+  // Runs that evaluate() is best given together; 0: as many as take no more of this process's memory than a layer does.
+  std::size_t runs_at_once = 0;
+  std::string memory;  // what is told to the user: "2 layers of 1.1 GB and 0.6 GB to work in, of 140 GB"; empty: nothing
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu"
 
+  // For a replay of so many runs. Throws Error when not even one layer of the trace fits.
+  virtual BackendPlan plan(const Trace& /*trace*/, std::size_t /*runs*/, const EvaluationRequest& /*request*/) const {
+    return {};
+  }
   virtual std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) = 0;
   virtual std::vector<float> download(const Array& array) = 0;  // row-major
   virtual Array upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) = 0;

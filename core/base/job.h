@@ -20,6 +20,8 @@ class Job {
   virtual void end() {}
   // Something the user should know although the operation goes on ("prompt shorter than the window: nothing evicted").
   virtual void warn(std::string_view /*message*/) {}
+  // Something worth knowing before a long operation begins ("takes 2.9 GB of 140 GB on cuda").
+  virtual void inform(std::string_view /*message*/) {}
   virtual bool cancelled() const { return false; }
   void check() const {
     if (cancelled()) throw Cancelled();

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,17 +15,20 @@
 
 namespace kvreplay {
 
-// What is computed once for each key.
+// What is computed once for each key. Several threads may ask: one computes, the others wait. `make` may ask for other keys;
+// no key is asked for from inside a body of parallel_for, whose threads `make` may need.
 class SharedValues {
  public:
   template <class Value>
   const Value& get(const std::string& key, const std::function<Value()>& make) {
+    const std::lock_guard lock(mutex_);
     auto found = values_.find(key);
     if (found == values_.end()) found = values_.emplace(key, std::make_any<Value>(make())).first;
     return std::any_cast<const Value&>(found->second);
   }
 
  private:
+  std::recursive_mutex mutex_;
   std::map<std::string, std::any> values_;
 };
 
@@ -36,8 +40,12 @@ class LayerWorkspace {
   // across_layers: what the layers of one trace share; a workspace that is given none shares with no other.
   LayerWorkspace(const Trace& trace, int layer, Backend& backend, bool wants_scores = false,
                  std::shared_ptr<SharedValues> across_layers = std::make_shared<SharedValues>())
+      : LayerWorkspace(backend.load(trace, layer), backend, wants_scores, std::move(across_layers)) {}
+  // A layer that the same backend has loaded.
+  LayerWorkspace(std::shared_ptr<LoadedLayer> loaded, Backend& backend, bool wants_scores,
+                 std::shared_ptr<SharedValues> across_layers)
       : backend_(backend),
-        loaded_(backend.load(trace, layer)),
+        loaded_(std::move(loaded)),
         wants_scores_(wants_scores),
         across_layers_(std::move(across_layers)) {}
 
@@ -67,7 +75,8 @@ class LayerWorkspace {
     return shared_.get<Value>(key, make);
   }
   // The same for the whole trace: what a policy must know of every layer before any layer is evicted (KVzip ranks over all
-  // layers). `make` runs at the first layer that asks, and may read any layer of trace(); keep only what is small.
+  // layers). `make` runs at the first layer that asks, and may read any layer of trace(); keep only what is small, and no
+  // Array: other layers may be with other backends.
   template <class Value>
   const Value& shared_across_layers(const std::string& key, const std::function<Value()>& make) {
     return across_layers_->get<Value>(key, make);

@@ -96,12 +96,11 @@ double mean_of(std::span<const float> values) {
 
 }  // namespace
 
-LayerErrors layer_errors(const std::vector<const Metric*>& metrics, const MetricSink& sink, std::size_t run,
-                         std::int64_t steps) {
+LayerErrors layer_errors(const MetricTable& table, const MetricSink& sink, std::size_t run, std::int64_t steps) {
   LayerErrors errors;
   errors.output = std::numeric_limits<double>::quiet_NaN();
-  for (std::size_t m = 0; m < metrics.size(); ++m) {
-    const std::string& name = metrics[m]->info().name;
+  for (std::size_t m = 0; m < table.rows().size(); ++m) {
+    const std::string& name = table.rows()[m].metric->info().name;
     const std::span<const float> values = sink.values(run, m);
     if (name == "output_error" || name == "output_error_unprojected") errors.output = mean_of(values);
     if (name != "head_output_error" || steps == 0) continue;

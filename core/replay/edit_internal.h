@@ -21,8 +21,7 @@ struct LayerErrors {
   double output = 0;         // output_error, or output_error_unprojected
   std::vector<double> head;  // [Hq] head_output_error
 };
-LayerErrors layer_errors(const std::vector<const Metric*>& metrics, const MetricSink& sink, std::size_t run,
-                         std::int64_t steps);
+LayerErrors layer_errors(const MetricTable& table, const MetricSink& sink, std::size_t run, std::int64_t steps);
 
 // edit.output_error.before and .after: means over the layers that the edit touches; edit.head_output_error.before and
 // .after: over the query heads that read the changed rows. What was not measured has no key.

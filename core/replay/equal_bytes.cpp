@@ -21,6 +21,14 @@ std::vector<std::int64_t> between(std::int64_t low, std::int64_t high, double gu
   return {points.begin(), points.end()};
 }
 
+std::int64_t stored_tokens(LayerWorkspace& workspace, const Policy& policy, std::int64_t budget) {
+  const auto stored = [&](const RunEvictions& run) {
+    return stored_after_prompt(workspace.loaded(), policy.granularity(), run);
+  };
+  if (const auto kept = policy.keep(workspace, budget)) return stored({{}, nullptr, &*kept});
+  return stored({policy.evict(workspace, budget).evicted_at});
+}
+
 }  // namespace
 
 BudgetSearch::Known::const_iterator BudgetSearch::best(std::int64_t goal) const {
@@ -98,8 +106,7 @@ std::vector<std::vector<EqualBytesBudget>> equal_bytes_budgets(const Trace& trac
       for (std::size_t p = 0; p < policies.size(); ++p)
         for (auto& [budget, tokens] : stored[p]) {
           job.check();
-          const LayerEvictions evictions = policies[p]->evict(workspace, budget);
-          tokens += stored_after_prompt(workspace.loaded(), policies[p]->granularity(), evictions.evicted_at);
+          tokens += stored_tokens(workspace, *policies[p], budget);
           job.advance_to(++done);
         }
     }

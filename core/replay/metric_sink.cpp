@@ -1,114 +1,118 @@
+#include "core/replay/metric_sink_internal.h"
+
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <limits>
-
-#include "core/replay/metric_sink_internal.h"
 
 namespace kvreplay {
 namespace {
 
-bool has_axis(const MetricInfo& info, const char* axis) {
-  return std::find(info.axes.begin(), info.axes.end(), axis) != info.axes.end();
+MetricTable::Kind kind_of(const MetricInfo& info) {
+  if (info.axes.size() >= 3) return MetricTable::Kind::head_step;
+  return info.axes.back() == "step" ? MetricTable::Kind::layer_step : MetricTable::Kind::head_sequence;
 }
 
 }  // namespace
 
-MetricTotals::MetricTotals(const Metric& metric, std::int64_t query_heads)
-    : info_(&metric.info()), regions_(has_axis(*info_, "region") ? num_regions : 1) {
-  const std::int64_t heads = has_axis(*info_, "query_head") ? query_heads : 1;
-  cells_.resize(static_cast<std::size_t>(heads * regions_ * 2));
+MetricTable::MetricTable(const std::vector<const Metric*>& metrics, std::int64_t query_heads, std::int64_t steps)
+    : query_heads_(query_heads) {
+  for (const Metric* metric : metrics) {
+    Row row;
+    row.metric = metric;
+    row.kind = kind_of(metric->info());
+    row.regions = metric->info().axes.back() == "region" ? num_regions : 1;
+    row.first_sum = sums_of_head_;
+    row.first_value = values_;
+    row.values = (row.kind == Kind::layer_step ? 1 : query_heads) * (row.has_steps() ? steps : 1) * row.regions;
+    sums_of_head_ += row.regions * 2;
+    values_ += row.values;
+    rows_.push_back(row);
+  }
 }
 
-void MetricTotals::summarise(std::map<std::string, double>& summary) const {
+void MetricTotals::summarise(std::size_t row, std::map<std::string, double>& summary) const {
+  const auto& at = table_->rows()[row];
+  const std::string& name = at.metric->info().name;
   std::array<MeanOf, 2> all;
-  std::vector<std::array<MeanOf, 2>> by_region(static_cast<std::size_t>(regions_));
-  for (std::size_t cell = 0; cell < cells_.size(); ++cell) {
-    all[cell % 2].add(cells_[cell]);
-    by_region[cell / 2 % by_region.size()][cell % 2].add(cells_[cell]);
-  }
-  const bool has_steps = has_axis(*info_, "step");
-  const auto write = [&](const std::string& name, const std::array<MeanOf, 2>& regimes) {
+  std::array<std::array<MeanOf, 2>, num_regions> by_region;
+  for (std::int64_t h = 0; h < table_->query_heads(); ++h)
+    for (std::int64_t cell = 0; cell < at.regions * 2; ++cell) {
+      const auto region = static_cast<std::size_t>(cell / 2), regime = static_cast<std::size_t>(cell % 2);
+      const MeanOf& mean = sum(h, at.first_sum + cell).mean;
+      all[regime].add(mean);
+      by_region[region][regime].add(mean);
+    }
+  const auto write = [&](const std::string& key, const std::array<MeanOf, 2>& regimes) {
     MeanOf both = regimes[0];
     both.add(regimes[1]);
-    if (both.count > 0) summary[name] = both.mean();
-    if (has_steps && regimes[0].count > 0) summary[name + ".early"] = regimes[0].mean();
-    if (has_steps && regimes[1].count > 0) summary[name + ".late"] = regimes[1].mean();
+    if (both.count > 0) summary[key] = both.mean();
+    if (at.has_steps() && regimes[0].count > 0) summary[key + ".early"] = regimes[0].mean();
+    if (at.has_steps() && regimes[1].count > 0) summary[key + ".late"] = regimes[1].mean();
   };
-  write(info_->name, all);
-  if (regions_ == 1) return;
-  for (std::size_t r = 0; r < by_region.size(); ++r) write(info_->name + "." + region_names[r], by_region[r]);
+  write(name, all);
+  if (at.regions == 1) return;
+  for (std::size_t r = 0; r < by_region.size(); ++r) write(name + "." + region_names[r], by_region[r]);
 }
 
-MetricSink::MetricSink(std::vector<std::vector<MetricTotals>*> totals, const std::vector<const Metric*>& metrics,
-                       std::int64_t query_heads, const MeasuredSteps& steps)
-    : totals_(std::move(totals)), metrics_(metrics), query_heads_(query_heads), steps_(steps) {
-  values_.resize(totals_.size());
-  for (auto& run : values_)
-    for (const Metric* metric : metrics_)
-      run.emplace_back(static_cast<std::size_t>(size_of(*metric)), std::numeric_limits<float>::quiet_NaN());
+std::int64_t MetricTotals::not_finite(std::size_t row) const {
+  const auto& at = table_->rows()[row];
+  std::int64_t count = 0;
+  for (std::int64_t h = 0; h < table_->query_heads(); ++h)
+    for (std::int64_t cell = 0; cell < at.regions * 2; ++cell) count += sum(h, at.first_sum + cell).not_finite;
+  return count;
+}
+
+MetricSink::MetricSink(const MetricTable& table, const MeasuredSteps& steps, std::size_t runs, bool keeps_values)
+    : table_(table),
+      steps_(steps),
+      keeps_values_(keeps_values),
+      sums_(runs * static_cast<std::size_t>(table.sums())),
+      values_(keeps_values ? runs * static_cast<std::size_t>(table.values()) : 0, std::numeric_limits<float>::quiet_NaN()) {}
+
+bool MetricSink::has_sequences() const {
+  return std::any_of(table_.rows().begin(), table_.rows().end(),
+                     [](const auto& row) { return row.kind == MetricTable::Kind::head_sequence; });
+}
+
+void MetricSink::keep(std::size_t run, std::int64_t value_index, std::span<const float> values) {
+  if (!keeps_values_) return;
+  std::copy(values.begin(), values.end(),
+            values_.begin() + static_cast<std::ptrdiff_t>(run) * table_.values() + value_index);
 }
 
 void MetricSink::head(std::size_t run, int query_head, std::int64_t step, const HeadStep& values) {
   if (!values.recorded || !steps_.measures(step)) return;
-  for (std::size_t m = 0; m < metrics_.size(); ++m) {
-    const Metric& metric = *metrics_[m];
-    const auto& axes = metric.info().axes;
-    if (axes.size() < 3) continue;
-    const std::int64_t width = axes.size() == 4 ? num_regions : 1;
-    const std::span<float> out(values_[run][m].data() + (query_head * steps_.count + step) * width,
-                               static_cast<std::size_t>(width));
-    metric.head_step(values, out);
-    if (!metric.counts(values)) continue;
-    for (std::int64_t r = 0; r < width; ++r)
-      (*totals_[run])[m].add(query_head, r, regime(step), out[static_cast<std::size_t>(r)]);
+  std::array<float, num_regions> out{};
+  MetricSum* sums = sums_of_head(run, query_head);
+  for (const auto& row : table_.rows()) {
+    if (row.kind != MetricTable::Kind::head_step) continue;
+    const std::span<float> cell(out.data(), static_cast<std::size_t>(row.regions));
+    row.metric->head_step(values, cell);
+    keep(run, row.first_value + (query_head * steps_.count + step) * row.regions, cell);
+    const bool counts = row.metric->counts(values);
+    for (std::int64_t r = 0; r < row.regions; ++r)
+      sums[row.first_sum + r * 2 + regime(step)].add(out[static_cast<std::size_t>(r)], counts);
   }
 }
 
 void MetricSink::layer(std::size_t run, std::int64_t step, const LayerStep& values) {
   if (!values.recorded || !steps_.measures(step)) return;
-  for (std::size_t m = 0; m < metrics_.size(); ++m) {
-    const auto& axes = metrics_[m]->info().axes;
-    if (axes.back() != "step" || axes.size() != 2) continue;
-    const float value = metrics_[m]->layer_step(values);
-    values_[run][m][static_cast<std::size_t>(step)] = value;
-    (*totals_[run])[m].add(0, 0, regime(step), value);
+  for (const auto& row : table_.rows()) {
+    if (row.kind != MetricTable::Kind::layer_step) continue;
+    const float value = row.metric->layer_step(values);
+    keep(run, row.first_value + step, {&value, 1});
+    sums_of_head(run, 0)[row.first_sum + regime(step)].add(value, true);
   }
 }
 
-void MetricSink::sequences(const Trace& trace, const std::vector<TextSpan>& evidence, std::size_t run,
-                           TensorView<const std::int32_t, 2> evicted_at) {
-  for (std::size_t m = 0; m < metrics_.size(); ++m) {
-    if (metrics_[m]->info().axes.back() != "query_head") continue;
-    for (std::int64_t q = 0; q < query_heads_; ++q) {
-      const float value =
-          metrics_[m]->head_sequence({trace, evicted_at[q * evicted_at.dim(0) / query_heads_].flat(), evidence});
-      values_[run][m][static_cast<std::size_t>(q)] = value;
-      (*totals_[run])[m].add(q, 0, 0, value);
-    }
+void MetricSink::sequence(const Trace& trace, const std::vector<TextSpan>& evidence, std::size_t run,
+                          std::int64_t query_head, std::span<const std::int32_t> evicted_at) {
+  for (const auto& row : table_.rows()) {
+    if (row.kind != MetricTable::Kind::head_sequence) continue;
+    const float value = row.metric->head_sequence({trace, evicted_at, evidence});
+    keep(run, row.first_value + query_head, {&value, 1});
+    sums_of_head(run, query_head)[row.first_sum].add(value, true);
   }
-}
-
-void MetricSink::count_not_finite(const Trace& trace, std::size_t run) {
-  for (std::size_t m = 0; m < metrics_.size(); ++m) {
-    const MetricInfo& info = metrics_[m]->info();
-    const std::int64_t width = has_axis(info, "region") ? num_regions : 1;
-    const std::vector<float>& values = values_[run][m];
-    std::int64_t count = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      if (std::isfinite(values[i])) continue;
-      const std::int64_t step = static_cast<std::int64_t>(i) / width % std::max<std::int64_t>(1, steps_.count);
-      if (!has_axis(info, "step") || (steps_.measures(step) && trace.has_query(trace.prompt_length() + step))) ++count;
-    }
-    (*totals_[run])[m].add_not_finite(count);
-  }
-}
-
-std::int64_t MetricSink::size_of(const Metric& metric) const {
-  std::int64_t size = 1;
-  for (const auto& axis : metric.info().axes)
-    size *= axis == "query_head" ? query_heads_ : axis == "step" ? steps_.count : axis == "region" ? num_regions : 1;
-  return size;
 }
 
 }  // namespace kvreplay

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,9 @@ struct ReplayRequest {
   // policy that takes more at any budget has no run there, which is warned of; Error when no run is left.
   bool equal_bytes = false;
   bool scores = false;
+  // The results file gets what describes each run and its summary, but neither evictions nor values of single steps and
+  // heads: for sweeps of thousands of runs. Not together with scores.
+  bool summary_only = false;
   // Every run is measured again with each of these, as a run of its own after it: what the token is worth. Error when an
   // edit changes nothing (a token that is to be restored was kept).
   std::vector<TokenEdit> edits;
@@ -60,5 +64,9 @@ struct ReplayRequest {
 // Returns the runs as they were written.
 std::vector<RunInfo> replay(const Trace& trace, const ReplayRequest& request, Backend& backend, ResultsWriter& results,
                             Job& job);
+// The same with the layers spread over several backends of one kind, each with a thread of its own. The results do not
+// depend on how many there are.
+std::vector<RunInfo> replay(const Trace& trace, const ReplayRequest& request, std::span<Backend* const> backends,
+                            ResultsWriter& results, Job& job);
 
 }  // namespace kvreplay

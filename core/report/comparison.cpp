@@ -95,7 +95,6 @@ void count_evicted(const Results& file, RunSummary& run) {
   std::int64_t kept_entries = 0;
   for (std::int64_t layer = 0; layer < run.layers; ++layer) {
     const Tensor<std::int32_t, 2> evicted_at = file.evicted_at(run.run, layer);
-    run.heads = evicted_at.dim(0), run.tokens = evicted_at.dim(1);
     for (std::int64_t head = 0; head < run.heads; ++head) {
       std::int64_t kept = 0;
       for (std::int64_t token = 0; token < run.tokens; ++token) {
@@ -116,6 +115,42 @@ void count_evicted(const Results& file, RunSummary& run) {
         static_cast<double>(run.info.cache_bytes) / static_cast<double>(run.info.full_cache_bytes) / kept_share;
 }
 
+// Of a file that has summaries only: means, without layers and heads.
+void read_summaries(RunSummary& run) {
+  const auto& summary = run.info.summary;
+  const auto value = [&](const std::string& key) {
+    const auto found = summary.find(key);
+    return found == summary.end() ? not_a_number : found->second;
+  };
+  for (const auto& name : metric_order()) {
+    if (!summary.contains(name)) continue;
+    const MetricInfo& info = metric_info(name);
+    if (!info.axes.empty() && info.axes.back() == "region") {
+      RegionSummary regions;
+      for (const char* region : region_names) {
+        regions.names.emplace_back(region);
+        regions.means.push_back(value(name + "." + region));
+      }
+      run.regions.emplace(name, std::move(regions));
+      continue;
+    }
+    MetricSummary metric;
+    metric.over = "runs";
+    metric.distribution = distribution_of({});
+    metric.distribution.count = 1;
+    metric.distribution.mean = value(name);
+    metric.early = value(name + ".early");
+    metric.late = value(name + ".late");
+    metric.regret = not_a_number;
+    metric.interval = {not_a_number, not_a_number};
+    run.metrics.emplace(name, std::move(metric));
+  }
+  const double evicted = value("evicted_tokens");
+  run.evicted = std::isnan(evicted) ? 0 : std::llround(evicted);
+  run.evicted_per_head =
+      static_cast<double>(run.evicted) / static_cast<double>(std::max<std::int64_t>(1, run.layers * run.heads));
+}
+
 void add_notes(RunSummary& run) {
   run.notes = run.info.notes;
   // It evicts nothing by definition: no warning, also in files of versions that had one.
@@ -130,6 +165,8 @@ void add_notes(RunSummary& run) {
   if (run.empty_heads > 0 && !noted("empty"))
     run.notes.push_back(std::to_string(run.empty_heads) + (run.empty_heads == 1 ? " head is" : " heads are") +
                         " empty: no prompt token is left");
+  if (run.info.summary_only)
+    run.notes.emplace_back("summaries only: what was evicted, layers, heads and steps are not in the file");
   if (run.steps == 0)
     run.notes.emplace_back("nothing was measured: the trace has no generated tokens (capture with --generate N makes some)");
   // 1.01: kept counts are whole numbers, bytes are exact.
@@ -159,10 +196,9 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
     } else {
       run.metrics.emplace(name, summarise(values, run.early_steps));
     }
-    run.layers = values.shape.empty() ? run.layers : values.shape[0];
   }
-  if (run.layers == 0) run.layers = file.evicted_at(number).dim(0);
-  const std::int64_t tokens = run.layers > 0 ? file.evicted_at(number, 0).dim(1) : 0;
+  const auto [layers, heads, tokens] = file.shape(number);
+  run.layers = layers, run.heads = heads, run.tokens = tokens;
   run.prompt_length = run.info.prompt_length > 0 ? run.info.prompt_length
                       : run.steps >= 0           ? tokens - run.steps
                       : options.prompt_length    ? options.prompt_length(run.info)
@@ -170,7 +206,7 @@ RunSummary read_run(const Results& file, int number, const ComparisonOptions& op
   if (run.prompt_length <= 0 || run.prompt_length > tokens) run.prompt_length = tokens;
   run.budget = run.info.equal_bytes > 0 ? run.info.equal_bytes_tokens : run.info.budget;
   run.ratio = static_cast<double>(run.budget) / static_cast<double>(std::max<std::int64_t>(1, run.prompt_length));
-  count_evicted(file, run);
+  run.info.summary_only ? read_summaries(run) : count_evicted(file, run);
   add_notes(run);
   return run;
 }
@@ -202,6 +238,7 @@ MetricSummary pool(const std::vector<const MetricSummary*>& parts) {
   for (const auto* part : parts) {
     const auto& source = part->by_head.empty() ? part->by_layer : part->by_head;
     values.insert(values.end(), source.begin(), source.end());
+    if (source.empty()) values.push_back(part->distribution.mean);  // summaries only
     means.push_back(part->distribution.mean);
     regrets.push_back(part->regret);
     early.push_back(part->early), late.push_back(part->late);
@@ -348,6 +385,7 @@ Comparison compare(const std::vector<const Results*>& files, const ComparisonOpt
 
 std::vector<float> kept_share(const RunSummary& run, std::int64_t layer_index) {
   std::vector<float> share;
+  if (run.info.summary_only) return share;
   std::int64_t rows = 0;
   const auto add_layer = [&](const Tensor<std::int32_t, 2>& evicted_at) {
     share.resize(static_cast<std::size_t>(evicted_at.dim(1)), 0.0F);

@@ -19,7 +19,7 @@ namespace kvreplay {
 
 // One metric of one run, or of several runs together.
 struct MetricSummary {
-  std::string over;              // what the quantiles run over: "heads" or "layers"
+  std::string over;              // what the quantiles run over: "heads" or "layers"; "runs" where there are only means
   Distribution distribution;     // of the values of each head (or layer), each a mean over steps
   std::vector<double> by_layer;  // [L] mean over heads and steps
   std::vector<double> by_head;   // [L, Hq] mean over steps; empty for metrics without heads
@@ -90,7 +90,8 @@ struct ComparisonOptions {
 // Throws Error when there is no run at all.
 Comparison compare(const std::vector<const Results*>& files, const ComparisonOptions& options, Job& job);
 
-// Share of the heads (all, or those of one layer index) that still hold each token at the end. [T]
+// Share of the heads (all, or those of one layer index) that still hold each token at the end. [T]; empty where the file has
+// summaries only.
 std::vector<float> kept_share(const RunSummary& run, std::int64_t layer_index = -1);
 
 // The cell of a group that does best on a metric among policies that evicted something; nullptr where none has it.

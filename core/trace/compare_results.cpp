@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "core/base/error.h"
@@ -67,8 +68,30 @@ class ResultsComparison {
     out_.compare(rank_text, name + ": notes", join(a.notes, "; "), join(b.notes, "; "));
     out_.compare(rank_provenance, name + ": created_by", a.created_by, b.created_by);
     out_.compare(rank_provenance, name + ": trace", a.trace, b.trace);
+    if (a.summary_only || b.summary_only) return compare_summaries(a, b, name);
     compare_evicted(x, y, name);
     compare_metrics(x, y, name);
+  }
+
+  // All that a file with summaries only has.
+  void compare_summaries(const RunInfo& a, const RunInfo& b, const std::string& name) {
+    if (a.summary_only && b.summary_only)
+      out_.compare(rank_policy, name + ": kept_prompt_sha256", a.kept_prompt_sha256, b.kept_prompt_sha256);
+    for (const auto& [key, value] : a.summary) {
+      const auto other = b.summary.find(key);
+      if (other == b.summary.end()) {
+        out_.add(rank_values, name + ": mean " + key, "only in the first");
+        continue;
+      }
+      const double difference = std::abs(value - other->second);
+      const double largest = std::max(std::abs(value), std::abs(other->second));
+      if (difference <= options_.tolerance * largest) continue;
+      out_.add(rank_values, name + ": mean " + key, format_number(value) + " against " + format_number(other->second));
+      out_.all.back().max_absolute = difference;
+      out_.all.back().max_relative = difference / largest;
+    }
+    for (const auto& [key, value] : b.summary)
+      if (!a.summary.contains(key)) out_.add(rank_values, name + ": mean " + key, "only in the second");
   }
 
   void compare_evicted(int x, int y, const std::string& name) {

@@ -3,6 +3,7 @@
 // A replay goes layer by layer and writes many runs side by side, so that no more than one layer's results are in memory.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -24,7 +25,12 @@ struct RunInfo {
   // Of runs at equal bytes: the bytes that cache_bytes may take, and the tokens of every KV head that take as many; else 0.
   std::int64_t equal_bytes = 0, equal_bytes_tokens = 0;
   std::int64_t cache_bytes = 0, full_cache_bytes = 0, peak_cache_bytes = 0;
-  std::string kept_sha256;  // of evicted_at as little-endian int32
+  std::string kept_sha256;  // of evicted_at as little-endian int32; empty where the file has summaries only
+  // The file has neither evictions nor metrics of this run, only what stands here. Then also the hash, for each layer and
+  // stored head, of how many prompt tokens are kept when the prompt ends and which, as little-endian int32.
+  bool summary_only = false;
+  std::string kept_prompt_sha256;
+  const std::string& kept_hash() const { return summary_only ? kept_prompt_sha256 : kept_sha256; }
   std::string position_mode = "original";
   std::string granularity;  // "query_head", "kv_head" or "layer"
   std::string trace;        // path as given
@@ -58,6 +64,7 @@ struct MetricValues {
 struct RunLayout {
   std::int64_t layers = 0, heads = 0, tokens = 0, prompt_length = 0;  // heads: Hq, Hk or 1 by granularity
   bool scores = false;
+  bool summary_only = false;  // no evicted_at, no scores, no metrics
   struct Metric {
     std::string name;
     std::vector<std::int64_t> shape;  // first axis: layers
@@ -93,8 +100,11 @@ class Results {
   virtual const std::string& path() const = 0;
   virtual int num_runs() const = 0;
   virtual const RunInfo& info(int run) const = 0;
+  // Layers, heads and tokens of a run, whether or not its evictions are there.
+  virtual std::array<std::int64_t, 3> shape(int run) const { return evicted_at(run).shape(); }  // [L, H, T]
   virtual std::vector<std::string> metric_names(int run) const = 0;
   virtual MetricValues metric(int run, const std::string& name) const = 0;
+  // Throw Error where the file has summaries only (RunInfo::summary_only).
   virtual Tensor<std::int32_t, 3> evicted_at(int run) const = 0;                            // [L, H, T]
   virtual Tensor<std::int32_t, 2> evicted_at(int run, std::int64_t layer_index) const = 0;  // [H, T]
   virtual bool has_scores(int run) const = 0;

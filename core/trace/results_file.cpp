@@ -104,7 +104,9 @@ class ResultsReader {
     info.cache_bytes = integer(node, "cache_bytes");
     info.full_cache_bytes = integer(node, "full_cache_bytes");
     info.peak_cache_bytes = integer(node, "peak_cache_bytes");
+    info.summary_only = integer(node, "summary_only") == 1;
     info.kept_sha256 = text(node, "kept_sha256");
+    info.kept_prompt_sha256 = text(node, "kept_prompt_sha256");
     info.position_mode = text(node, "position_mode");
     info.granularity = text(node, "granularity");
     info.trace = text(node, "trace");
@@ -172,9 +174,22 @@ class ResultsReader {
     return std::nullopt;
   }
 
+  std::int64_t size(const std::string& node, const std::string& name) {
+    const std::int64_t value = integer(node, name);
+    if (value >= 1 && value < (std::int64_t{1} << 31)) return value;
+    problem(node, "attribute \"" + name + "\" is " + std::to_string(value));
+    return 0;
+  }
+
   RunStructure read_run(const std::string& node) {
     RunStructure run;
     run.info = read_info(node);
+    if (run.info.summary_only) {
+      run.layers = size(node, "layers");
+      run.heads = size(node, "heads");
+      run.tokens = size(node, "tokens");
+      return run;
+    }
     const auto evicted = dataset(node + "/evicted_at", StoredKind::signed_integer, 3, 3);
     if (!evicted) return run;
     run.layers = evicted->shape[0];
@@ -223,6 +238,11 @@ class FileResults final : public Results {
   int num_runs() const override { return static_cast<int>(runs_.size()); }
   const RunInfo& info(int run) const override { return at(run).info; }
 
+  std::array<std::int64_t, 3> shape(int run) const override {
+    const RunStructure& r = at(run);
+    return {r.layers, r.heads, r.tokens};
+  }
+
   std::vector<std::string> metric_names(int run) const override {
     std::vector<std::string> names;
     for (const auto& metric : at(run).metrics) names.push_back(metric.name);
@@ -245,7 +265,7 @@ class FileResults final : public Results {
   }
 
   Tensor<std::int32_t, 3> evicted_at(int run) const override {
-    const RunStructure& r = at(run);
+    const RunStructure& r = with_evictions(run);
     Tensor<std::int32_t, 3> values({r.layers, r.heads, r.tokens});
     const std::array<std::int64_t, 3> start{};
     source_->read_into(run_node(run) + "/evicted_at", start, values.shape(), values.data());
@@ -253,7 +273,7 @@ class FileResults final : public Results {
   }
 
   Tensor<std::int32_t, 2> evicted_at(int run, std::int64_t layer_index) const override {
-    const RunStructure& r = at(run);
+    const RunStructure& r = with_evictions(run);
     Tensor<std::int32_t, 2> values({r.heads, r.tokens});
     read_layer(run, "/evicted_at", layer_index, {1, r.heads, r.tokens}, values.data());
     return values;
@@ -274,6 +294,14 @@ class FileResults final : public Results {
   const RunStructure& at(int run) const {
     if (run < 0 || run >= num_runs()) throw Error(path(), "has no run " + std::to_string(run));
     return runs_[static_cast<std::size_t>(run)];
+  }
+
+  const RunStructure& with_evictions(int run) const {
+    const RunStructure& r = at(run);
+    if (r.info.summary_only)
+      throw Error(path() + ":" + run_node(run) + "/evicted_at", "is not in this file, which has summaries only",
+                  "`kvreplay replay` without --summary-only writes it");
+    return r;
   }
 
   void read_layer(int run, const char* name, std::int64_t layer_index, const std::array<std::int64_t, 3>& count,

@@ -132,10 +132,14 @@ int ResultsWriter::add_run(const RunLayout& layout) {
   if (layout.layers < 1 || layout.heads < 1 || layout.tokens < 1 || layout.prompt_length < 1 ||
       layout.prompt_length > layout.tokens)
     throw Error(s.where(node), "has an impossible shape");
-  for (const char* suffix : {"", "/metrics"})
+  std::vector<const char*> groups = {""};
+  if (!layout.summary_only) groups.push_back("/metrics");
+  for (const char* suffix : groups)
     if (!hdf5::Group(H5Gcreate2(s.file, (node + suffix).c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT)).valid())
       hdf5::fail(s.where(node), "cannot be written");
-  s.create_evicted(node + "/evicted_at", layout);
+  if (layout.summary_only && (layout.scores || !layout.metrics.empty()))
+    throw Error(s.where(node), "has summaries only, so neither scores nor metrics");
+  if (!layout.summary_only) s.create_evicted(node + "/evicted_at", layout);
   if (layout.scores) s.create_plain(node + "/scores", nullptr, {layout.layers, layout.heads, layout.prompt_length});
   for (const auto& metric : layout.metrics) {
     if (metric.shape.empty() || metric.shape[0] != layout.layers)
@@ -150,7 +154,7 @@ int ResultsWriter::add_run(const RunLayout& layout) {
 void ResultsWriter::write_evicted(int run, std::int64_t layer_index, TensorView<const std::int32_t, 2> evicted_at) {
   const RunLayout& layout = state_->layout(run);
   const std::string node = run_node(run) + "/evicted_at";
-  if (evicted_at.dim(0) != layout.heads || evicted_at.dim(1) != layout.tokens)
+  if (layout.summary_only || evicted_at.dim(0) != layout.heads || evicted_at.dim(1) != layout.tokens)
     throw Error(state_->where(node), "was given another shape");
   const hdf5::Guard guard;
   state_->write_layer(node, H5T_NATIVE_INT32, layer_index, {layout.layers, layout.heads, layout.tokens}, evicted_at.data());
@@ -181,7 +185,7 @@ void ResultsWriter::write_metric(int run, std::int64_t layer_index, const std::s
 
 void ResultsWriter::finish_run(int run, const RunInfo& info) {
   State& s = *state_;
-  s.layout(run);
+  const RunLayout& layout = s.layout(run);
   const std::string node = run_node(run), where = s.where(node);
   const hdf5::Guard guard;
   const hdf5::Group group(hdf5::check_id(H5Gopen2(s.file, node.c_str(), H5P_DEFAULT), where, "cannot be written"));
@@ -200,7 +204,15 @@ void ResultsWriter::finish_run(int run, const RunInfo& info) {
   hdf5::write_attribute(group, where, "cache_bytes", info.cache_bytes);
   hdf5::write_attribute(group, where, "full_cache_bytes", info.full_cache_bytes);
   hdf5::write_attribute(group, where, "peak_cache_bytes", info.peak_cache_bytes);
-  text("kept_sha256", info.kept_sha256);
+  if (layout.summary_only) {
+    hdf5::write_attribute(group, where, "summary_only", 1);
+    for (const auto& [name, value] :
+         {std::pair{"layers", layout.layers}, {"heads", layout.heads}, {"tokens", layout.tokens}})
+      hdf5::write_attribute(group, where, name, value);
+    text("kept_prompt_sha256", info.kept_prompt_sha256);
+  } else {
+    text("kept_sha256", info.kept_sha256);
+  }
   text("position_mode", info.position_mode);
   text("granularity", info.granularity);
   text("trace", info.trace);

@@ -29,6 +29,8 @@ void validate_info(const RunStructure& run, const std::string& node, Findings& f
   if (info.budget < 0) findings.add(node, "attribute \"budget\" is " + std::to_string(info.budget));
   if (info.cache_bytes < 0 || info.full_cache_bytes <= 0 || info.peak_cache_bytes < 0)
     findings.add(node, "has byte counts that are negative or absent");
+  if (info.summary_only && info.kept_prompt_sha256.size() != 64)
+    findings.add(node, "has summaries only, and no attribute \"kept_prompt_sha256\"");
   if (info.preset.empty()) findings.add(node, "has no attribute \"preset\"");
   if (info.trace.empty()) findings.add(node, "has no attribute \"trace\"");
   if (info.trace_sha256.empty()) findings.add(node, "has neither \"trace_sha256\" nor \"trace_id\"");
@@ -79,7 +81,7 @@ void validate_results(const Source& source, Findings& findings, Job& job) {
     const std::string node = run_node(static_cast<int>(i));
     validate_info(runs[i], node, findings);
     try {
-      if (runs[i].layers > 0 && runs[i].heads > 0 && runs[i].tokens > 0)
+      if (!runs[i].info.summary_only && runs[i].layers > 0 && runs[i].heads > 0 && runs[i].tokens > 0)
         validate_evicted(source, runs[i], node, findings, job);
       validate_metrics(source, runs[i], node, findings, job);
     } catch (const Cancelled&) {
@@ -90,7 +92,9 @@ void validate_results(const Source& source, Findings& findings, Job& job) {
     job.advance_to(static_cast<double>(i + 1));
   }
   job.end();
-  findings.checked("evicted sets and metrics of " + std::to_string(runs.size()) + " runs");
+  const auto summaries = std::count_if(runs.begin(), runs.end(), [](const auto& run) { return run.info.summary_only; });
+  findings.checked("evicted sets and metrics of " + std::to_string(std::ssize(runs) - summaries) + " runs");
+  if (summaries > 0) findings.checked(std::to_string(summaries) + " runs that have summaries only");
 }
 
 }  // namespace kvreplay

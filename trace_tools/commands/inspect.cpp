@@ -427,7 +427,8 @@ class InspectCommand final : public Command {
                 results.num_runs() == 1 ? "" : "s", format_bytes(static_cast<double>(summary.file_size)).c_str());
     if (results.num_runs() > 0) {
       print_field("trace", printable(results.info(0).trace));
-      print_field("metrics", join(results.metric_names(0), ", "));
+      print_field("metrics",
+                  results.info(0).summary_only ? "summaries only, no evictions" : join(results.metric_names(0), ", "));
       print_field("created", printable(results.info(0).created_by));
     }
     std::vector<std::vector<std::string>> rows = {{"run", "policy", "budget", "granularity", "cache", "of full", "seconds"}};
@@ -468,6 +469,8 @@ class InspectCommand final : public Command {
                       {"full_cache_bytes", info.full_cache_bytes},
                       {"peak_cache_bytes", info.peak_cache_bytes},
                       {"kept_sha256", info.kept_sha256},
+                      {"kept_prompt_sha256", info.kept_prompt_sha256},
+                      {"summary_only", info.summary_only},
                       {"position_mode", info.position_mode},
                       {"granularity", info.granularity},
                       {"trace", info.trace},

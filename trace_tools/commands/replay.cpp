@@ -72,6 +72,8 @@ all of them, and no LAYER is every layer. --worth finds the tokens that are wort
   kvreplay replay t.h5 --policy snapkv --budget 64 --worth 3 --out r.h5
   kvreplay replay t.h5 --policy snapkv --budget 64 --restore 2:1:117 --drop '*:0' --out r.h5
 
+--summary-only writes what each run is and its means, a few kilobytes a run: for sweeps of thousands of settings.
+
 --constraints adds the runs of what an engine can do; beside each stands the extra error over the policy's own run.
 
   kvreplay replay t.h5 --policy snapkv --policy h2o --budget 10% --constraints --out r.h5
@@ -96,6 +98,7 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
         "metrics", options::value<std::string>()->value_name("A,B"),
         "names of metrics, or none (default: all that the trace has data for)")("scores",
                                                                                 "write the policies' final scores too")(
+        "summary-only", "write means alone, neither evictions nor values of heads and steps: for sweeps of many runs")(
         "evidence", options::value<Strings>()->value_name("LABEL"),
         "label of the marked spans that evidence_recall counts (default: needle, evidence)")(
         "score", options::value<Strings>()->value_name("LABEL"),
@@ -142,6 +145,9 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
     }
     request.equal_bytes = values.count("equal-bytes") != 0;
     request.scores = values.count("scores") != 0;
+    request.summary_only = values.count("summary-only") != 0;
+    if (request.summary_only && request.scores)
+      throw UsageError("kvreplay replay", "--summary-only leaves the scores out that --scores asks for", "give one");
     request.evidence_labels = listed(values, "evidence");
     for (const auto& text : listed(values, "restore"))
       request.edits.push_back(TokenEdit::parse(TokenEdit::Kind::restore, text));

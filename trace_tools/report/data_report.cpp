@@ -69,6 +69,8 @@ json run_json(const RunSummary& run) {
               {"evicted_per_head", run.evicted_per_head},
               {"empty_heads", run.empty_heads},
               {"kept_sha256", run.info.kept_sha256},
+              {"kept_prompt_sha256", run.info.kept_prompt_sha256},
+              {"summary_only", run.info.summary_only},
               {"backend", run.info.backend},
               {"seconds", run.info.seconds},
               {"notes", run.notes}};

@@ -218,6 +218,7 @@ ReportFigure kept_map(const ReportSources& sources, const BudgetGroup& group) {
     if (first == nullptr) first = &run;
     if (run.info.trace != first->info.trace) continue;
     const std::vector<float> share = kept_share(run);
+    if (share.empty()) continue;
     if (map->columns == 0) map->columns = static_cast<std::int64_t>(share.size());
     if (map->columns != static_cast<std::int64_t>(share.size())) continue;
     panel.values.insert(panel.values.end(), share.begin(), share.end());

@@ -119,8 +119,8 @@ std::string row_html(const ReportSources& sources, const Cell& cell, bool best, 
   if (cell.runs.size() > 1) {
     html += "<td>" + std::to_string(cell.runs.size()) + " traces</td>";
   } else {
-    html += "<td class=\"mono\" title=\"" + html_text(run.info.kept_sha256) + "\">" +
-            html_text(run.info.kept_sha256.substr(0, 8)) + "</td>";
+    html += "<td class=\"mono\" title=\"" + html_text(run.info.kept_hash()) + "\">" +
+            html_text(run.info.kept_hash().substr(0, 8)) + "</td>";
   }
   for (std::size_t i = 1; i < metrics.size(); ++i) html += metric_cells(cell, metrics[i], false, several);
   return html + "</tr>\n";
@@ -320,7 +320,7 @@ std::string runs_html(const ReportSources& sources) {
             left(run.info.policy + (run_variation(run.info).empty() ? "" : " [" + run_variation(run.info) + "]")) + "<td>" +
             report_count(run.info.budget) + "</td>" + left(run.info.granularity) + left(run.info.position_mode) +
             left(run.info.backend) + "<td>" + format_seconds(run.info.seconds) + "</td><td class=\"mono\">" +
-            html_text(run.info.kept_sha256) + "</td></tr>\n";
+            html_text(run.info.kept_hash()) + "</td></tr>\n";
   }
   return html + "</tbody></table></div></details>\n";
 }

@@ -212,6 +212,7 @@ std::string marked_text_html(const ReportSources& sources, const BudgetGroup& gr
   if (tokens.empty()) return "";
 
   std::vector<const RunSummary*> runs = source.runs;
+  std::erase_if(runs, [](const RunSummary* run) { return run->info.summary_only; });
   std::int64_t layers = 0;
   for (const auto* run : runs) layers = std::max(layers, run->layers);
   std::string said;
@@ -270,6 +271,7 @@ std::string span_table_html(const ReportSources& sources) {
         const Trace* trace = sources.trace_of(run.info);
         if (trace == nullptr || trace->spans().empty()) continue;
         const std::vector<float> share = kept_share(run);
+        if (share.empty()) continue;
         for (const auto& span : trace->spans()) {
           if (std::find(labels.begin(), labels.end(), span.label) == labels.end()) labels.push_back(span.label);
           auto& [sum, count] = kept[span.label][{cell.label, g}];

@@ -109,7 +109,7 @@ TextTable table_of(const ReportSources& sources, const BudgetGroup& group, const
             printable(cell.label),
         format_bytes(static_cast<double>(run.info.cache_bytes)) + (run.bytes_factor > 1.01 ? " q" : "  "),
         std::abs(per_head - std::round(per_head)) < 0.05 ? report_count(std::llround(per_head)) : report_number(per_head),
-        several ? std::to_string(cell.runs.size()) : printable(run.info.kept_sha256.substr(0, 8))};
+        several ? std::to_string(cell.runs.size()) : printable(run.info.kept_hash().substr(0, 8))};
     if (equal_bytes) row.fields.insert(row.fields.begin() + 1, report_count(run.info.budget));
     for (const auto& name : metrics) {
       const auto found = cell.metrics.find(name);
