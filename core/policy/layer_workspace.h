@@ -2,11 +2,12 @@
 #pragma once
 
 #include <any>
+#include <atomic>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -15,21 +16,36 @@
 
 namespace kvreplay {
 
-// What is computed once for each key. Several threads may ask: one computes, the others wait. `make` may ask for other keys;
-// no key is asked for from inside a body of parallel_for, whose threads `make` may need.
+// What is computed once for each key. Several threads may ask: one computes, the others wait for that key alone. `make` may ask
+// for other keys.
 class SharedValues {
  public:
   template <class Value>
   const Value& get(const std::string& key, const std::function<Value()>& make) {
-    const std::lock_guard lock(mutex_);
-    auto found = values_.find(key);
-    if (found == values_.end()) found = values_.emplace(key, std::make_any<Value>(make())).first;
-    return std::any_cast<const Value&>(found->second);
+    Entry& entry = entry_of(key);
+    if (!entry.ready.load(std::memory_order_acquire)) {
+      const std::lock_guard lock(entry.making);
+      if (!entry.ready.load(std::memory_order_relaxed)) {
+        entry.value = std::make_any<Value>(make());
+        entry.ready.store(true, std::memory_order_release);
+      }
+    }
+    return std::any_cast<const Value&>(entry.value);
   }
 
  private:
-  std::recursive_mutex mutex_;
-  std::map<std::string, std::any> values_;
+  struct Entry {
+    std::mutex making;
+    std::atomic<bool> ready{false};
+    std::any value;
+  };
+  Entry& entry_of(const std::string& key) {
+    const std::lock_guard lock(mutex_);
+    return entries_[key];
+  }
+
+  std::mutex mutex_;
+  std::unordered_map<std::string, Entry> entries_;  // an entry stays where it is
 };
 
 // The oldest prompt token that a captured layer's sliding window still shows when the prompt ends: its first candidate.
@@ -76,7 +92,8 @@ class LayerWorkspace {
   }
   // The same for the whole trace: what a policy must know of every layer before any layer is evicted (KVzip ranks over all
   // layers). `make` runs at the first layer that asks, and may read any layer of trace(); keep only what is small, and no
-  // Array: other layers may be with other backends.
+  // Array: other layers may be with other backends. Not from inside a body of parallel_for, whose threads another layer's
+  // `make` may wait for.
   template <class Value>
   const Value& shared_across_layers(const std::string& key, const std::function<Value()>& make) {
     return across_layers_->get<Value>(key, make);
