@@ -16,8 +16,8 @@
 
 namespace kvreplay {
 
-// What is computed once for each key. Several threads may ask: one computes, the others wait for that key alone. `make` may ask
-// for other keys.
+// What is computed once for each key. Several threads may ask: one computes, the others wait for that key alone. `make` may
+// ask for other keys.
 class SharedValues {
  public:
   template <class Value>

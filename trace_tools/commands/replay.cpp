@@ -168,7 +168,9 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
     request.early_steps = values["early-steps"].as<std::int64_t>();
     if (request.early_steps < 1) throw Error("--early-steps", "must be at least 1");
 
-    const auto backend = chosen_backend(call);
+    const auto owned = chosen_backends(call);
+    std::vector<Backend*> backends;
+    for (const auto& backend : owned) backends.push_back(backend.get());
     const Trust trust = values.count("trusted") != 0 ? Trust::trusted : Trust::automatic;
     const std::string out = values["out"].as<std::string>();
     refuse_overwriting(out, values["trace"].as<Strings>());
@@ -179,7 +181,7 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
       if (!trace->complete())
         call.job.warn(path + " is a capture that was cut off: reading the " + std::to_string(trace->num_tokens()) +
                       " tokens that it committed");
-      replay_one(*trace, request, *backend, results, call.job, outcome);
+      replay_one(*trace, request, backends, results, call.job, outcome);
     }
     results.finish();
     const std::string text = call.json ? replay_json(outcome) : replay_tables(outcome);
@@ -188,8 +190,8 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
   }
 
  private:
-  static void replay_one(const Trace& trace, ReplayRequest request, Backend& backend, ResultsWriter& results, Job& job,
-                         ReplayOutcome& outcome) {
+  static void replay_one(const Trace& trace, ReplayRequest request, const std::vector<Backend*>& backends,
+                         ResultsWriter& results, Job& job, ReplayOutcome& outcome) {
     std::vector<RankedToken> worth;
     request.on_worth = [&](int run, const TokenWorth& token) {
       RankedToken ranked{trace.path(), "", 0, run, 1, token, ""};
@@ -198,7 +200,7 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
       if (same_row) ranked.place = worth.back().place + 1;
       worth.push_back(std::move(ranked));
     };
-    for (RunInfo& run : replay(trace, request, backend, results, job)) outcome.runs.push_back(std::move(run));
+    for (RunInfo& run : replay(trace, request, backends, results, job)) outcome.runs.push_back(std::move(run));
     if (worth.empty()) return;
     // Layer by layer they came; run by run they are shown.
     std::stable_sort(worth.begin(), worth.end(), [](const RankedToken& a, const RankedToken& b) { return a.run < b.run; });
