@@ -83,7 +83,7 @@ void MetricSink::keep(std::size_t run, std::int64_t value_index, std::span<const
 void MetricSink::head(std::size_t run, int query_head, std::int64_t step, const HeadStep& values) {
   if (!values.recorded || !steps_.measures(step)) return;
   std::array<float, num_regions> out{};
-  MetricSum* sums = sums_of_head(run, query_head);
+  LayerSum* sums = sums_of_head(run, query_head);
   for (const auto& row : table_.rows()) {
     if (row.kind != MetricTable::Kind::head_step) continue;
     const std::span<float> cell(out.data(), static_cast<std::size_t>(row.regions));

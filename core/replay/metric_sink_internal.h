@@ -62,18 +62,28 @@ class MetricTable {
   std::int64_t query_heads_, sums_of_head_ = 0, values_ = 0;
 };
 
-// One sum of one metric. Several threads add to none but their own head's.
-struct MetricSum {
-  MeanOf mean;
-  std::int64_t not_finite = 0;  // NaN or infinite where a value was measured
+// One sum of one metric in one layer. Several threads add to none but their own head's.
+struct LayerSum {
+  double total = 0;
+  std::int32_t count = 0;
+  std::int32_t not_finite = 0;  // NaN or infinite where a value was measured
 
   void add(float value, bool counts) {
-    if (counts) mean.add(value);
-    if (!std::isfinite(value)) ++not_finite;
+    total += counts ? static_cast<double>(value) : 0;
+    count += counts ? 1 : 0;
+    not_finite += std::isfinite(value) ? 0 : 1;
   }
-  void add(const MetricSum& other) {
-    mean.add(other.mean);
-    not_finite += other.not_finite;
+};
+
+// The same over the layers.
+struct MetricSum {
+  MeanOf mean;
+  std::int64_t not_finite = 0;
+
+  void add(const LayerSum& layer) {
+    mean.total += layer.total;
+    mean.count += layer.count;
+    not_finite += layer.not_finite;
   }
 };
 
@@ -83,7 +93,7 @@ class MetricTotals {
  public:
   explicit MetricTotals(const MetricTable& table) : table_(&table), sums_(static_cast<std::size_t>(table.sums())) {}
 
-  void add_layer(std::span<const MetricSum> layer) {
+  void add_layer(std::span<const LayerSum> layer) {
     for (std::size_t i = 0; i < sums_.size(); ++i) sums_[i].add(layer[i]);
   }
   // NAME, NAME.early and NAME.late (of metrics with steps), and the same of each region as NAME.REGION; what has no value
@@ -119,7 +129,7 @@ class MetricSink final : public EvaluationSink {
     return of_run(values_, run, table_.values())
         .subspan(static_cast<std::size_t>(at.first_value), static_cast<std::size_t>(at.values));
   }
-  std::span<const MetricSum> sums(std::size_t run) const { return of_run(sums_, run, table_.sums()); }
+  std::span<const LayerSum> sums(std::size_t run) const { return of_run(sums_, run, table_.sums()); }
 
  private:
   template <class Value>
@@ -127,7 +137,7 @@ class MetricSink final : public EvaluationSink {
     const auto n = static_cast<std::size_t>(size);
     return std::span(all).subspan(run * n, n);
   }
-  MetricSum* sums_of_head(std::size_t run, std::int64_t query_head) {
+  LayerSum* sums_of_head(std::size_t run, std::int64_t query_head) {
     return sums_.data() + static_cast<std::int64_t>(run) * table_.sums() + query_head * table_.sums_of_head();
   }
   void keep(std::size_t run, std::int64_t value_index, std::span<const float> values);
@@ -136,8 +146,8 @@ class MetricSink final : public EvaluationSink {
   const MetricTable& table_;
   const MeasuredSteps& steps_;
   bool keeps_values_;
-  std::vector<MetricSum> sums_;  // [runs, sums of the table]
-  std::vector<float> values_;    // [runs, values of the table]; empty unless they are kept
+  std::vector<LayerSum> sums_;  // [runs, sums of the table]
+  std::vector<float> values_;   // [runs, values of the table]; empty unless they are kept
 };
 
 }  // namespace kvreplay

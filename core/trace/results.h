@@ -26,8 +26,8 @@ struct RunInfo {
   std::int64_t equal_bytes = 0, equal_bytes_tokens = 0;
   std::int64_t cache_bytes = 0, full_cache_bytes = 0, peak_cache_bytes = 0;
   std::string kept_sha256;  // of evicted_at as little-endian int32; empty where the file has summaries only
-  // The file has neither evictions nor metrics of this run, only what stands here. Then also the hash, for each layer and
-  // stored head, of how many prompt tokens are kept when the prompt ends and which, as little-endian int32.
+  // The file has neither evictions nor metrics of this run, only what stands here. Then also the hash, over layers and
+  // stored heads, of how many prompt tokens are kept when the prompt ends and the CRC-32C of their positions.
   bool summary_only = false;
   std::string kept_prompt_sha256;
   const std::string& kept_hash() const { return summary_only ? kept_prompt_sha256 : kept_sha256; }

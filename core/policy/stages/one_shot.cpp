@@ -60,19 +60,22 @@ class OneShotPolicy final : public Policy {
   // Sinks and window around the selected columns, which count from the first after the sinks.
   KeptSets kept_sets(const LayerWorkspace& layer, const std::vector<std::vector<std::int32_t>>& selected,
                      std::int64_t sinks) const {
-    const auto first = static_cast<std::int32_t>(layer.first_candidate()), behind = first + static_cast<std::int32_t>(sinks),
-               end = static_cast<std::int32_t>(layer.prompt());
+    const auto first = static_cast<std::int32_t>(layer.first_candidate()), behind = first + static_cast<std::int32_t>(sinks);
     std::size_t total = selected.size() * static_cast<std::size_t>(sinks + stages_.window);
     for (const auto& columns : selected) total += columns.size();
     KeptSets kept;
-    kept.position.reserve(total);
+    kept.position.resize(total);
     kept.offset.reserve(selected.size() + 1);
     kept.offset.push_back(0);
+    std::int32_t* out = kept.position.data();
+    const auto append_range = [&](std::int32_t from, std::int64_t count) {
+      for (std::int64_t i = 0; i < count; ++i) *out++ = from + static_cast<std::int32_t>(i);
+    };
     for (const auto& columns : selected) {
-      for (std::int32_t position = first; position < behind; ++position) kept.position.push_back(position);
-      for (const std::int32_t column : columns) kept.position.push_back(behind + column);
-      for (std::int32_t position = end - stages_.window; position < end; ++position) kept.position.push_back(position);
-      kept.offset.push_back(static_cast<std::int64_t>(kept.position.size()));
+      append_range(first, sinks);
+      out = std::transform(columns.begin(), columns.end(), out, [behind](std::int32_t column) { return behind + column; });
+      append_range(static_cast<std::int32_t>(layer.prompt()) - stages_.window, stages_.window);
+      kept.offset.push_back(out - kept.position.data());
     }
     return kept;
   }
