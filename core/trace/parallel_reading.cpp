@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -33,6 +34,9 @@ struct Piece {
 class ReadQueue {
  public:
   ReadQueue(int file, std::int64_t file_bytes) : file_(file), file_bytes_(static_cast<std::uint64_t>(file_bytes)) {}
+
+  // Called by the thread that adds, whenever there is more to read.
+  std::function<void()> on_more;
 
   // False when the piece does not lie in the file.
   bool add(std::uint64_t offset, std::size_t bytes, std::byte* out) {
@@ -83,11 +87,14 @@ class ReadQueue {
  private:
   void hand_over() {
     if (pending_.empty()) return;
-    const std::lock_guard lock(mutex_);
-    if (!closed_) batches_.push_back(std::move(pending_));
-    pending_ = {};
-    pending_bytes_ = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!closed_) batches_.push_back(std::move(pending_));
+      pending_ = {};
+      pending_bytes_ = 0;
+    }
     changed_.notify_one();
+    if (on_more) on_more();
   }
 
   bool read(Piece piece) {
@@ -208,16 +215,12 @@ hid_t driver_id() {
   return id;
 }
 
-// Threads that read from the queue while the caller adds to it.
+// Threads that read from the queue while the caller adds to it: one more with each batch, so that the first ones read while
+// the others are made.
 class Readers {
  public:
-  explicit Readers(ReadQueue& queue) : queue_(queue) {
-    const int wanted_threads = std::min(reading_threads, thread_count());
-    try {
-      while (static_cast<int>(threads_.size()) + 1 < wanted_threads) threads_.emplace_back([&] { queue_.work(); });
-    } catch (const std::system_error&) {
-      // Fewer threads do it too.
-    }
+  explicit Readers(ReadQueue& queue) : queue_(queue), most_(std::min(reading_threads, thread_count()) - 1) {
+    queue_.on_more = [this] { add_thread(); };
   }
   ~Readers() {
     queue_.abandon();
@@ -230,12 +233,21 @@ class Readers {
   }
 
  private:
+  void add_thread() {
+    if (static_cast<int>(threads_.size()) >= most_) return;
+    try {
+      threads_.emplace_back([this] { queue_.work(); });
+    } catch (const std::system_error&) {
+      most_ = static_cast<int>(threads_.size());  // fewer threads do it too
+    }
+  }
   void join() {
     for (auto& thread : threads_) thread.join();
     threads_.clear();
   }
 
   ReadQueue& queue_;
+  int most_;
   std::vector<std::thread> threads_;
 };
 
@@ -245,19 +257,29 @@ struct ParallelReader::State {
   hdf5::File file;
   int descriptor = -1;
   std::int64_t file_bytes = 0;
+  // The last one, ready for its next slice.
+  mutable std::string open_node;
+  mutable hdf5::Dataset dataset;
 
   ~State() {
     const hdf5::Guard guard;
+    dataset.reset();
     file.reset();
+  }
+
+  void open(const std::string& node) const {
+    if (dataset.valid() && open_node == node) return;
+    const hdf5::Properties access(H5Pcreate(H5P_DATASET_ACCESS));
+    H5Pset_chunk_cache(access, 1, 0, 0.75);  // no chunk is held, so that all are read to where they are wanted
+    dataset = hdf5::Dataset(H5Dopen2(file, node.c_str(), access));
+    open_node = node;
   }
 
   // HDF5's part of a read: pieces go to the queue.
   bool locate(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
               ReadQueue& queue, std::byte* out, std::size_t bytes) const {
     const hdf5::Guard guard;
-    const hdf5::Properties access(H5Pcreate(H5P_DATASET_ACCESS));
-    H5Pset_chunk_cache(access, 1, 0, 0.75);  // no chunk is held, so that all are read to where they are wanted
-    const hdf5::Dataset dataset(H5Dopen2(file, node.c_str(), access));
+    open(node);
     const hdf5::Type type(dataset.valid() ? H5Dget_type(dataset) : H5I_INVALID_HID);
     const hdf5::Space from(dataset.valid() ? H5Dget_space(dataset) : H5I_INVALID_HID);
     const std::vector<hsize_t> at(start.begin(), start.end()), extent(count.begin(), count.end());

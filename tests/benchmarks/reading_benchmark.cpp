@@ -76,6 +76,17 @@ void ReadingStoredLayer(benchmark::State& state) {
 }
 BENCHMARK(ReadingStoredLayer)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(2);
 
+// The same in slices of one head, 32 MiB each, as a device takes them through pinned memory.
+void ReadingStoredHeads(benchmark::State& state) {
+  const Trace& trace = *sample().trace;
+  const std::int64_t key = bytes_of(trace, LayerDataset::key);
+  std::vector<char> out(static_cast<std::size_t>(key / 8), 1);
+  for (auto _ : state)
+    for (std::int64_t head = 0; head < 8; ++head) trace.read_stored(0, LayerDataset::key, out.data(), {head, head + 1});
+  count_bytes(state, key);
+}
+BENCHMARK(ReadingStoredHeads)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(2);
+
 // The floor. What it reads are the file's first bytes, nearly all of them keys and values.
 void ReadingPlainBytes(benchmark::State& state) {
   const Trace& trace = *sample().trace;
