@@ -51,6 +51,21 @@ bool decode_chunk(const std::vector<int>& filters, std::uint32_t skipped, std::s
   return out.size() == bytes;
 }
 
+std::vector<std::byte> encode_chunk(std::span<const std::byte> chunk, std::size_t element_bytes, int level) {
+  const std::size_t elements = chunk.size() / element_bytes;
+  std::vector<std::byte> shuffled(chunk.begin(), chunk.end());
+  for (std::size_t byte = 0; byte < element_bytes; ++byte) {
+    std::byte* to = shuffled.data() + byte * elements;
+    for (std::size_t i = 0; i < elements; ++i) to[i] = chunk[i * element_bytes + byte];
+  }
+  uLongf size = compressBound(shuffled.size());
+  std::vector<std::byte> stored(size);
+  compress2(reinterpret_cast<Bytef*>(stored.data()), &size, reinterpret_cast<const Bytef*>(shuffled.data()), shuffled.size(),
+            level);
+  stored.resize(size);
+  return stored;
+}
+
 void copy_intersection(std::span<const std::int64_t> chunk_at, std::span<const std::int64_t> chunk_shape,
                        const std::byte* chunk, std::span<const std::int64_t> slab_at,
                        std::span<const std::int64_t> slab_shape, std::byte* slab, std::size_t element_bytes) {

@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -7,7 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/version.h"
+#include "core/trace/chunk_decoding_internal.h"
 #include "core/trace/hdf5_internal.h"
 #include "core/trace/identity.h"
 #include "core/trace/results.h"
@@ -17,6 +20,13 @@ namespace kvreplay {
 namespace {
 
 constexpr std::int64_t chunk_limit = std::int64_t{1} << 20;  // bytes
+constexpr int deflate_level = 1;
+
+// Heads and tokens of a chunk of evicted_at: whole heads of one layer, up to about 1 MiB.
+std::array<std::int64_t, 2> evicted_chunk(const RunLayout& run) {
+  const std::int64_t tokens = std::min(run.tokens, chunk_limit / 4);
+  return {std::clamp<std::int64_t>(chunk_limit / (4 * tokens), 1, run.heads), tokens};
+}
 
 std::int64_t product(const std::vector<std::int64_t>& shape) {
   std::int64_t n = 1;
@@ -68,15 +78,14 @@ struct ResultsWriter::State {
                                         where(node), "cannot be created"));
   }
 
-  // Mostly -1 and 0, so it compresses well. A chunk holds whole heads of one layer, up to about 1 MiB.
+  // Mostly -1 and 0, so it compresses well.
   void create_evicted(const std::string& node, const RunLayout& run) const {
     const hdf5::Properties creation(H5Pcreate(H5P_DATASET_CREATE));
-    const std::int64_t tokens = std::min(run.tokens, chunk_limit / 4);
-    const std::int64_t heads = std::clamp<std::int64_t>(chunk_limit / (4 * tokens), 1, run.heads);
+    const auto [heads, tokens] = evicted_chunk(run);
     const hsize_t chunk[3] = {1, static_cast<hsize_t>(heads), static_cast<hsize_t>(tokens)};
     H5Pset_chunk(creation, 3, chunk);
     H5Pset_shuffle(creation);
-    H5Pset_deflate(creation, 1);
+    H5Pset_deflate(creation, deflate_level);
     create(node, H5T_STD_I32LE, {run.layers, run.heads, run.tokens}, creation);
   }
 
@@ -156,8 +165,29 @@ void ResultsWriter::write_evicted(int run, std::int64_t layer_index, TensorView<
   const std::string node = run_node(run) + "/evicted_at";
   if (layout.summary_only || evicted_at.dim(0) != layout.heads || evicted_at.dim(1) != layout.tokens)
     throw Error(state_->where(node), "was given another shape");
+  if (layer_index < 0 || layer_index >= layout.layers)
+    throw Error(state_->where(node), "has no layer " + std::to_string(layer_index));
+  // Compressed here, on all threads: HDF5 would do it with one, and let nobody read a trace meanwhile.
+  const auto [heads, tokens] = evicted_chunk(layout);
+  const std::int64_t down = (layout.heads + heads - 1) / heads, across = (layout.tokens + tokens - 1) / tokens;
+  std::vector<std::vector<std::byte>> chunks(static_cast<std::size_t>(down * across));
+  parallel_for(down * across, 1, [&, heads = heads, tokens = tokens](std::int64_t i, std::int64_t) {
+    std::vector<std::int32_t> values(static_cast<std::size_t>(heads * tokens), 0);
+    const std::int64_t head = i / across * heads, token = i % across * tokens;
+    for (std::int64_t h = head; h < std::min(head + heads, layout.heads); ++h)
+      std::copy_n(&evicted_at(h, token), std::min(tokens, layout.tokens - token), values.data() + (h - head) * tokens);
+    chunks[static_cast<std::size_t>(i)] =
+        encode_chunk(std::as_bytes(std::span(values)), sizeof(std::int32_t), deflate_level);
+  });
   const hdf5::Guard guard;
-  state_->write_layer(node, H5T_NATIVE_INT32, layer_index, {layout.layers, layout.heads, layout.tokens}, evicted_at.data());
+  const hdf5::Dataset id = state_->open(node);
+  for (std::int64_t i = 0; i < down * across; ++i) {
+    const std::array<hsize_t, 3> at = {static_cast<hsize_t>(layer_index), static_cast<hsize_t>(i / across * heads),
+                                       static_cast<hsize_t>(i % across * tokens)};
+    const auto& chunk = chunks[static_cast<std::size_t>(i)];
+    hdf5::check(H5Dwrite_chunk(id, H5P_DEFAULT, 0, at.data(), chunk.size(), chunk.data()), state_->where(node),
+                "cannot be written");
+  }
 }
 
 void ResultsWriter::write_scores(int run, std::int64_t layer_index, TensorView<const float, 2> scores) {

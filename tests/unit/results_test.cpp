@@ -91,6 +91,40 @@ TEST(Results, WhatWasWrittenIsRead) {
   EXPECT_THROW(results->metric(7, "output_cosine"), Error);
 }
 
+// Chunks of several heads, a last one that is not full, and rows longer than a chunk.
+TEST(Results, EvictionsOfAnyShapeAreReadBack) {
+  const samples::TemporaryFolder folder;
+  std::mt19937 random(3);
+  for (const auto& [heads, tokens] : {std::pair<std::int64_t, std::int64_t>{3, 100'000}, {2, 300'001}, {5, 7}}) {
+    RunLayout layout;
+    layout.layers = 2;
+    layout.heads = heads;
+    layout.tokens = tokens;
+    layout.prompt_length = tokens - 1;
+    const std::string path = folder.file("r.h5");
+    ResultsWriter writer(path);
+    writer.add_run(layout);
+    std::vector<Tensor<std::int32_t, 2>> written;
+    for (int layer = 0; layer < 2; ++layer) {
+      Tensor<std::int32_t, 2> evicted({heads, tokens});
+      for (auto& when : evicted.flat()) when = static_cast<std::int32_t>(random() % 3) - 1;
+      writer.write_evicted(0, layer, evicted);
+      written.push_back(std::move(evicted));
+    }
+    EXPECT_THROW(writer.write_evicted(0, 2, written[0]), Error);
+    RunInfo info;
+    info.policy = "full";
+    writer.finish_run(0, info);
+    writer.finish();
+    const auto results = open_results(path, Trust::trusted);
+    for (int layer = 0; layer < 2; ++layer) {
+      const auto read = results->evicted_at(0, layer);
+      const auto& want = written[static_cast<std::size_t>(layer)];
+      EXPECT_TRUE(std::equal(read.flat().begin(), read.flat().end(), want.flat().begin(), want.flat().end()));
+    }
+  }
+}
+
 TEST(Results, AReplayThatFailsLeavesNoFile) {
   const samples::TemporaryFolder folder;
   const std::string path = folder.file("r.h5");
