@@ -6,6 +6,7 @@ find_package(kvreplay) and runs it.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,14 @@ def main():
         output = run(os.path.join(outside, "print_trace_shape"), os.path.join(HERE, "../golden/mha_odd.h5"))
         if output != "1 layer, key [3, 262, 20], prompt 257 of 262 tokens\n":
             sys.exit(f"unexpected output: {output}")
+        if os.path.isfile(os.path.join(prefix, "include/kvreplay/gpu/cuda.h")):
+            cuda_build = os.path.join(folder, "build with cuda")
+            run("cmake", "-S", os.path.join(sources, "with_cuda"), "-B", cuda_build, "-G", "Ninja",
+                f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_BUILD_TYPE=Release")
+            run("cmake", "--build", cuda_build)
+            output = run(os.path.join(cuda_build, "list_backends"))
+            if not re.fullmatch(r"cuda: (\d+ devices?|none, .+)\n", output):
+                sys.exit(f"unexpected output: {output}")
         installed = run(os.path.join(prefix, "bin/kvreplay"), "--version")
         if not installed.startswith("kvreplay "):
             sys.exit(f"unexpected output: {installed}")
