@@ -118,7 +118,7 @@ struct Work {
 
 struct Measured {
   std::string name;
-  Work work;
+  Work work = {};
   double median = 0, fastest = 0;  // seconds
   int runs = 0;
   std::int64_t memory = 0;  // bytes beyond what was there before, at most; 0 where it is not known
