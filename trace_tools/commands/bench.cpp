@@ -342,6 +342,58 @@ std::vector<Measured> replays(const Trace& trace, const Strings& policies, const
   return rows;
 }
 
+// ---- a sweep -----------------------------------------------------------------------------------------------------------
+
+// 1,000 settings of ReST-KV: 10 α × 10 scales × 10 budgets from 64 to 2,048.
+ReplayRequest sweep_request() {
+  ReplayRequest request;
+  for (int a = 0; a < 10; ++a)
+    for (int s = 0; s < 10; ++s)
+      request.policies.push_back(
+          parse_policy("restkv:alpha=" + format_number(0.05 + 0.1 * a) + ",scale=" + std::to_string(250 << s)));
+  for (int b = 0; b < 10; ++b)
+    request.budgets.push_back(Budget::parse(std::to_string(std::lround(64 * std::pow(32.0, b / 9.0)))));
+  request.summary_only = true;
+  return request;
+}
+
+// From layers in the host's memory to a results file with every metric's means.
+Measured sweep_of(const GeneratedShape& shape, const Counts& counts, const std::vector<Backend*>& backends,
+                  const Rates& rates, int runs, Job& job) {
+  job.begin("generating " + std::to_string(shape.layers) + " layers", 1, "");
+  const auto trace = make_generated_trace(shape);
+  job.end();
+  const ReplayRequest request = sweep_request();
+  double kept = 0;
+  for (const Budget& budget : request.budgets) kept += budget.value * static_cast<double>(request.policies.size());
+  Measured row{.name = "sweep of 1,000 ReST-KV settings, " + std::to_string(shape.layers) +
+                       (shape.layers == 1 ? " layer" : " layers") + ", to a results file"};
+  for (const int layer : trace->layers()) row.work.bytes += static_cast<double>(trace->layer_bytes(layer));
+  // Scores once a layer; attention over everything once, and over what each run kept.
+  row.work.operations = shape.layers * (counts.restkv_paper().operations + counts.decode().operations +
+                                        4 * counts.heads * counts.steps * kept * counts.d);
+  const Folder folder;
+  std::vector<double> seconds;
+  const Memory before = memory_of(*backends.front());
+  for (int run = 0; run < runs; ++run) {
+    job.check();
+    seconds.push_back(seconds_of([&] {
+      Job quiet;
+      ResultsWriter results(folder.path + "/r.h5");
+      replay(*trace, request, backends, results, quiet);
+      results.finish();
+    }));
+  }
+  row.median = median_of(seconds);
+  row.fastest = *std::min_element(seconds.begin(), seconds.end());
+  row.runs = runs;
+  row.memory = memory_of(*backends.front()).peak - before.now;
+  Rates to_device = rates;
+  if (rates.from_host > 0) to_device.read = rates.from_host;  // every byte crosses once
+  set_floor(row, to_device);
+  return row;
+}
+
 // ---- the command -------------------------------------------------------------------------------------------------------
 
 class BenchCommand final : public Command {
@@ -355,12 +407,14 @@ synthetic layers of 32 query heads over 8 KV heads, d 128, C 4,096, float16, win
 
   kvreplay bench                          the GPU at 131,072 tokens (the CPU at 4,096)
   kvreplay bench --tokens 32768 --only restkv
+  kvreplay bench --sweep --tokens 32768
   kvreplay bench --trace t.h5 --policy restkv --policy snapkv      whole replays of a trace, file to file
 
 Beside each median stands its floor: the larger of bytes / rate and operations / rate, counting what no implementation can
 do without (each key and value read once, each product computed once, rows that are ranked written and read once). Data
 is larger than the caches: layers are taken in turn. Memory is the device's, at most, beyond the layers themselves. The
-floor of a whole replay is a plain read of the same keys, values and queries by 8 threads, from the page cache.)";
+floor of a whole replay is a plain read of the same keys, values and queries by 8 threads, from the page cache; that of a
+sweep counts every byte once from pinned memory to the device.)";
   }
   void declare(options::options_description& visible, options::options_description&,
                options::positional_options_description&) const override {
@@ -370,6 +424,9 @@ floor of a whole replay is a plain read of the same keys, values and queries by 
         "steps", options::value<std::int64_t>()->value_name("N")->default_value(64), "decode queries")(
         "budget", options::value<std::int64_t>()->value_name("N")->default_value(1024), "tokens a head that are kept")(
         "runs", options::value<int>()->value_name("N"), "runs of each row, of which the median counts (default: 25; 3)")(
+        "sweep",
+        "1,000 ReST-KV settings (10 alphas, 10 scales, 10 budgets from 64 to 2,048) on layers in the host's memory")(
+        "layers", options::value<int>()->value_name("N")->default_value(32), "layers of the sweep")(
         "only", options::value<std::string>()->value_name("TEXT"), "the rows whose name contains TEXT")(
         "trace", options::value<std::string>()->value_name("T.h5"), "replay this trace instead of synthetic layers")(
         "policy", options::value<Strings>()->value_name("P"),
@@ -401,6 +458,9 @@ floor of a whole replay is a plain read of the same keys, values and queries by 
           values.count("policy") != 0 ? values["policy"].as<Strings>() : Strings{"snapkv", "restkv", "restkv@released"};
       rows = replays(*trace, policies, std::to_string(values["budget"].as<std::int64_t>()), runs, *backend, call.job);
       what = trace->path();
+    } else if (values.count("sweep") != 0) {
+      rows = {sweep(call, rates, tokens, values.count("runs") != 0 ? runs : 3)};
+      what = std::to_string(tokens) + " tokens";
     } else {
       rows = synthetic(call, *backend, rates, tokens, runs);
       what = std::to_string(tokens) + " tokens";
@@ -415,7 +475,35 @@ floor of a whole replay is a plain read of the same keys, values and queries by 
     const std::int64_t budget = values["budget"].as<std::int64_t>();
     if (tokens < 256) throw Error("--tokens", "must be at least 256");
     if (budget < 64 || budget >= tokens) throw Error("--budget", "must be at least 64 and below --tokens");
+    if (values["layers"].as<int>() < 1) throw Error("--layers", "must be at least 1");
+    if (values.count("sweep") != 0 && tokens <= 2048)
+      throw Error("--tokens", "must be more than a sweep's largest budget, 2048");
     if (values["steps"].as<std::int64_t>() < 1) throw Error("--steps", "must be at least 1");
+  }
+
+  static Counts counts_of(const GeneratedShape& shape, const std::string& backend) {
+    return {static_cast<double>(shape.query_heads),
+            static_cast<double>(shape.kv_heads),
+            static_cast<double>(shape.head_dim),
+            static_cast<double>(shape.hidden_size),
+            32,
+            static_cast<double>(shape.prompt + shape.steps),
+            static_cast<double>(shape.prompt),
+            static_cast<double>(shape.steps),
+            backend == "cpu" ? 4.0 : 2.0};
+  }
+
+  // Over every device that --backend names.
+  static Measured sweep(const Invocation& call, const Rates& rates, std::int64_t tokens, int runs) {
+    GeneratedShape shape;
+    shape.layers = call.values["layers"].as<int>();
+    shape.prompt = tokens;
+    shape.steps = call.values["steps"].as<std::int64_t>();
+    shape.held = true;
+    const auto owned = chosen_backends(call);
+    std::vector<Backend*> backends;
+    for (const auto& backend : owned) backends.push_back(backend.get());
+    return sweep_of(shape, counts_of(shape, owned.front()->name()), backends, rates, runs, call.job);
   }
 
   static std::vector<Measured> synthetic(const Invocation& call, Backend& backend, const Rates& rates, std::int64_t tokens,
@@ -425,15 +513,7 @@ floor of a whole replay is a plain read of the same keys, values and queries by 
     GeneratedShape shape;
     shape.prompt = tokens;
     shape.steps = call.values["steps"].as<std::int64_t>();
-    const Counts counts{static_cast<double>(shape.query_heads),
-                        static_cast<double>(shape.kv_heads),
-                        static_cast<double>(shape.head_dim),
-                        static_cast<double>(shape.hidden_size),
-                        32,
-                        static_cast<double>(tokens + shape.steps),
-                        static_cast<double>(tokens),
-                        static_cast<double>(shape.steps),
-                        backend.name() == "cpu" ? 4.0 : 2.0};
+    const Counts counts = counts_of(shape, backend.name());
     std::vector<Measured> rows;
     std::unique_ptr<Operations> operations;
     const auto with = [&](const GeneratedShape& wanted) -> Operations& {
