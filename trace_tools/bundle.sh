@@ -97,7 +97,7 @@ Tests and benchmarks, also from this folder:
 $(for program in "$top"/bin/*; do
   case $program in
     */kvreplay_gpu_tests) echo "  bin/kvreplay_gpu_tests             every operation of the CUDA backend against the CPU's" ;;
-    */kvreplay_unit_tests) echo "  bin/kvreplay_unit_tests            those of the CPU; a few need files of the repository and fail here" ;;
+    */kvreplay_unit_tests) echo "  bin/kvreplay_unit_tests            those of the CPU; a few need files of the repository and are skipped" ;;
     */kvreplay_benchmarks) echo "  bin/kvreplay_benchmarks            the speed of the CPU's kernels" ;;
   esac
 done)
