@@ -33,11 +33,23 @@ struct DeviceArray final : Array::Storage {
   mutable std::mutex mutex;
   mutable Buffer<float> values;
   mutable std::function<Buffer<float>()> make;
+  std::optional<Array> prefix_of;           // set for the first columns of the rows of another array
   std::shared_ptr<WindowAttention> window;  // set for weights of a window
 };
 
 inline const DeviceArray& device_array(const Array& array) { return static_cast<const DeviceArray&>(array.storage()); }
 inline const float* device_data(const Array& array) { return device_array(array).data(); }
+
+// Rows of scores [H, m] where they lie: of a promised prefix within the array that it is a part of.
+struct DeviceRows {
+  const float* data = nullptr;
+  std::int64_t stride = 0;  // elements
+};
+inline DeviceRows device_rows(const Array& scores) {
+  const DeviceArray& array = device_array(scores);
+  if (array.promised() && array.prefix_of) return {device_data(*array.prefix_of), array.prefix_of->dim(1)};
+  return {array.data(), scores.dim(1)};
+}
 
 inline Array make_array(std::vector<std::int64_t> shape, Buffer<float> values) {
   return {std::move(shape), std::make_shared<DeviceArray>(std::move(values))};

@@ -129,30 +129,35 @@ Array CudaBackend::multiply(const Array& scores, const Array& factors, double fa
 }
 
 Array CudaBackend::prefix(const Array& scores, std::int64_t columns) {
-  device_.make_current();
+  if (columns == scores.dim(1)) return scores;
   const std::int64_t heads = scores.dim(0), n = scores.dim(1);
-  if (columns == n) return scores;
-  Buffer<float> out(device_, heads * columns);
-  const auto width = static_cast<std::size_t>(columns) * sizeof(float);
-  if (!out.empty())
-    check(cudaMemcpy2DAsync(out.data(), width, device_data(scores), static_cast<std::size_t>(n) * sizeof(float), width,
-                            static_cast<std::size_t>(heads), cudaMemcpyDeviceToDevice, device_.stream()),
-          "copying the first columns of scores");
-  return make_array({heads, columns}, std::move(out));
+  auto storage = std::make_shared<DeviceArray>([this, scores, heads, n, columns] {
+    device_.make_current();
+    Buffer<float> out(device_, heads * columns);
+    const auto width = static_cast<std::size_t>(columns) * sizeof(float);
+    if (!out.empty())
+      check(cudaMemcpy2DAsync(out.data(), width, device_data(scores), static_cast<std::size_t>(n) * sizeof(float), width,
+                              static_cast<std::size_t>(heads), cudaMemcpyDeviceToDevice, device_.stream()),
+            "copying the first columns of scores");
+    return out;
+  });
+  storage->prefix_of = scores;
+  return {{heads, columns}, std::move(storage)};
 }
 
 Array CudaBackend::average_pool(const Array& scores, const std::vector<int>& kernel, const std::vector<int>& shift,
                                 Padding padding) {
   device_.make_current();
   const std::int64_t heads = scores.dim(0), m = scores.dim(1);
+  const DeviceRows rows = device_rows(scores);
   Buffer<float> out(device_, heads * m);
   for (std::int64_t first = 0; first < heads; first += max_pool_heads) {
     const std::int64_t count = std::min<std::int64_t>(max_pool_heads, heads - first);
     PoolWindows windows{};
     std::copy_n(kernel.begin() + first, count, windows.kernel);
     std::copy_n(shift.begin() + first, count, windows.shift);
-    launch_average_pool(device_data(scores) + first * m, count, m, windows, padding, out.data() + first * m,
-                        device_.stream());
+    launch_average_pool(rows.data + first * rows.stride, count, m, windows, padding, out.data() + first * m,
+                        device_.stream(), rows.stride);
   }
   return make_array({heads, m}, std::move(out));
 }
@@ -160,8 +165,9 @@ Array CudaBackend::average_pool(const Array& scores, const std::vector<int>& ker
 Array CudaBackend::max_pool(const Array& scores, int kernel) {
   device_.make_current();
   const std::int64_t heads = scores.dim(0), m = scores.dim(1);
+  const DeviceRows rows = device_rows(scores);
   Buffer<float> out(device_, heads * m);
-  launch_max_pool(device_data(scores), heads, m, kernel, out.data(), device_.stream());
+  launch_max_pool(rows.data, heads, m, kernel, out.data(), device_.stream(), rows.stride);
   return make_array({heads, m}, std::move(out));
 }
 
@@ -193,7 +199,8 @@ std::vector<std::vector<std::int32_t>> CudaBackend::select_top(const Array& scor
   if (capacity == 0) return kept;
   const Buffer<std::int64_t> counts = uploaded(device_, wanted);
   Buffer<std::int32_t> columns(device_, heads * capacity);
-  launch_select_top(device_data(scores), heads, m, counts.data(), capacity, columns.data(), device_.stream());
+  const DeviceRows rows = device_rows(scores);
+  launch_select_top(rows.data, heads, m, counts.data(), capacity, columns.data(), device_.stream(), rows.stride);
   const std::vector<std::int32_t> flat = columns.download();
   for (std::int64_t h = 0; h < heads; ++h) {
     const auto first = flat.begin() + h * capacity;

@@ -86,11 +86,11 @@ __device__ Threshold find_threshold(const float* row, std::int64_t columns, std:
   return {prefix, static_cast<std::int64_t>(left)};
 }
 
-__global__ void __launch_bounds__(threads) select_top(const float* scores, std::int64_t columns, const std::int64_t* count,
-                                                      std::int64_t capacity, std::int32_t* kept) {
+__global__ void __launch_bounds__(threads) select_top(const float* scores, std::int64_t stride, std::int64_t columns,
+                                                      const std::int64_t* count, std::int64_t capacity, std::int32_t* kept) {
   __shared__ SelectScratch scratch;
   const std::int64_t h = blockIdx.x;
-  const float* row = scores + h * columns;
+  const float* row = scores + h * stride;
   const std::int64_t wanted = count[h] < columns ? count[h] : columns;
   if (wanted <= 0) return;
   const Threshold threshold = find_threshold(row, columns, wanted, scratch);
@@ -140,13 +140,20 @@ __global__ void __launch_bounds__(threads)
 
 constexpr int most_keys_of_thread = 32, most_blocks_of_cluster = 8;
 
+// The digits of a key, from the top. The first has many bins, since attention weights lie in few binades: with four bins a
+// binade the additions to shared memory would wait for each other.
+constexpr int digit_shift[3] = {19, 9, 0}, digit_bits[3] = {13, 10, 9};
+constexpr int histogram_start[4] = {0, 1 << 13, (1 << 13) + (1 << 10), (1 << 13) + (1 << 10) + (1 << 9)};
+
+constexpr int histogram_bins = histogram_start[3];
+
 struct ClusterScratch {
-  unsigned histogram[3][digit_bins];
+  alignas(16) unsigned histogram[histogram_bins];
   unsigned counts[most_keys_of_thread * warps];  // of a warp's keys, round by round: above the threshold, equal << 16
   unsigned sums[warp_size];
   unsigned bin, above;
-  unsigned totals[2];  // above and equal in this block
-  unsigned long long sum;
+  unsigned totals[2];             // above and equal in this block
+  unsigned long long columns[2];  // Σ of the columns of those
 };
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -159,9 +166,9 @@ class ClusterRow {
  public:
   __device__ ClusterRow(const float* row, std::int64_t columns, ClusterScratch& scratch)
       : scratch_(scratch), base_(static_cast<int>(cg::this_cluster().block_rank()) * count * threads) {
-    for (int i = static_cast<int>(threadIdx.x); i < 3 * digit_bins; i += threads) scratch.histogram[0][i] = 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) key_[i] = column(i) < columns ? order_key(row[column(i)]) : 0;
+    for (int i = static_cast<int>(threadIdx.x); i < histogram_bins; i += threads) scratch.histogram[i] = 0;
     __syncthreads();
   }
 
@@ -169,42 +176,49 @@ class ClusterRow {
   __device__ unsigned key(int i) const { return key_[i]; }
 
   __device__ Threshold find_threshold(std::int64_t wanted) {
-    constexpr int shifts[3] = {21, 10, 0}, bits[3] = {11, 11, 10};
+    Search search{0, 0, static_cast<unsigned>(wanted)};
+    find_digit<0>(search);
+    find_digit<1>(search);
+    find_digit<2>(search);
+    return {search.prefix, static_cast<std::int64_t>(search.left)};
+  }
+
+  // How many keys of the whole row equal the threshold; above, equal: Σ of the columns of those that are above it and of
+  // those that equal it.
+  __device__ unsigned sum_columns(unsigned threshold, unsigned long long& above, unsigned long long& equal,
+                                  unsigned long long* sums) {
     const cg::cluster_group cluster = cg::this_cluster();
-    unsigned prefix = 0, mask = 0;
-    auto left = static_cast<unsigned>(wanted);
+    unsigned long long high = 0, same = 0;
+    unsigned ties = 0;
 #pragma unroll
-    for (int round = 0; round < 3; ++round) {
-      unsigned* histogram = scratch_.histogram[round];
-      const unsigned digit_mask = (1U << bits[round]) - 1;
-#pragma unroll
-      for (int i = 0; i < count; ++i)
-        if ((key_[i] & mask) == prefix) atomicAdd(&histogram[key_[i] >> shifts[round] & digit_mask], 1U);
-      cluster.sync();
-      // Thread t has the t-th pair of bins from the top, over all blocks.
-      const int high = digit_bins - 1 - 2 * static_cast<int>(threadIdx.x);
-      unsigned first = 0, second = 0;
-      for (unsigned block = 0; block < cluster.num_blocks(); ++block) {
-        const unsigned* other = cluster.map_shared_rank(histogram, block);
-        first += other[high];
-        second += other[high - 1];
+    for (int i = 0; i < count; ++i) {
+      if (key_[i] > threshold) high += static_cast<unsigned>(column(i));
+      if (key_[i] == threshold) {
+        same += static_cast<unsigned>(column(i));
+        ++ties;
       }
-      unsigned total = 0;
-      const unsigned before = block_exclusive_sum(first + second, scratch_.sums, total);
-      if (before < left && left <= before + first) {
-        scratch_.bin = static_cast<unsigned>(high);
-        scratch_.above = before;
-      } else if (before + first < left && left <= before + first + second) {
-        scratch_.bin = static_cast<unsigned>(high) - 1;
-        scratch_.above = before + first;
-      }
-      __syncthreads();
-      prefix |= scratch_.bin << shifts[round];
-      mask |= digit_mask << shifts[round];
-      left -= scratch_.above;
-      __syncthreads();
     }
-    return {prefix, static_cast<std::int64_t>(left)};
+    high = block_sum(high, sums);
+    same = block_sum(same, sums);
+    ties = static_cast<unsigned>(block_sum(static_cast<unsigned long long>(ties), sums));
+    if (threadIdx.x == 0) {
+      scratch_.columns[0] = high;
+      scratch_.columns[1] = same;
+      scratch_.totals[1] = ties;
+    }
+    cluster.sync();
+    unsigned ties_of_row = 0;
+    above = equal = 0;
+#pragma unroll
+    for (unsigned block = 0; block < most_blocks_of_cluster; ++block)
+      if (block < cluster.num_blocks()) {
+        const unsigned long long* other = cluster.map_shared_rank(scratch_.columns, block);
+        above += other[0];
+        equal += other[1];
+        ties_of_row += cluster.map_shared_rank(scratch_.totals, block)[1];
+      }
+    cluster.sync();  // nobody leaves, or writes again, while others read its memory
+    return ties_of_row;
   }
 
   // Calls body(i, keys of the row above the threshold before this one, keys equal to it before, equal ones of the whole row)
@@ -232,13 +246,16 @@ class ClusterRow {
     }
     cluster.sync();
     unsigned above_before = 0, equal_before = 0, equal_total = 0;
-    for (unsigned block = 0; block < cluster.num_blocks(); ++block) {
+#pragma unroll
+    for (unsigned block = 0; block < most_blocks_of_cluster; ++block) {
+      if (block >= cluster.num_blocks()) continue;
       const unsigned* other = cluster.map_shared_rank(scratch_.totals, block);
+      const unsigned above = other[0], equal = other[1];
       if (block < cluster.block_rank()) {
-        above_before += other[0];
-        equal_before += other[1];
+        above_before += above;
+        equal_before += equal;
       }
-      equal_total += other[1];
+      equal_total += equal;
     }
     const unsigned below_lane = (1U << lane) - 1;
 #pragma unroll
@@ -254,6 +271,59 @@ class ClusterRow {
   }
 
  private:
+  struct Search {
+    unsigned prefix, mask, left;  // the digits found, where they are, and the rank that is wanted among keys with them
+  };
+
+  // Thread t counts bins [bins - (t + 1) · each, bins - t · each), over all blocks of the cluster.
+  template <int digit>
+  __device__ void find_digit(Search& search) {
+    constexpr int bins = 1 << digit_bits[digit], each = bins > threads ? bins / threads : 1, shift = digit_shift[digit],
+                  start = histogram_start[digit];
+    const cg::cluster_group cluster = cg::this_cluster();
+    unsigned* histogram = scratch_.histogram + start;
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+      if ((key_[i] & search.mask) == search.prefix) atomicAdd(&histogram[key_[i] >> shift & (bins - 1)], 1U);
+    cluster.sync();
+    const int first = bins - (static_cast<int>(threadIdx.x) + 1) * each;
+    unsigned in_bin[each] = {};
+    if (first >= 0) {
+#pragma unroll
+      for (unsigned block = 0; block < most_blocks_of_cluster; ++block)
+        if (block < cluster.num_blocks()) {
+          const unsigned* other = cluster.map_shared_rank(histogram, block) + first;
+          if constexpr (each == 8) {
+            const uint4 low = *reinterpret_cast<const uint4*>(other), high = *reinterpret_cast<const uint4*>(other + 4);
+            const unsigned all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+            for (int i = 0; i < 8; ++i) in_bin[i] += all[i];
+          } else {
+            in_bin[0] += other[0];
+          }
+        }
+    }
+    static_assert(each == 8 || each == 1);
+    unsigned mine = 0;
+#pragma unroll
+    for (int i = 0; i < each; ++i) mine += in_bin[i];
+    unsigned total = 0;
+    unsigned before = block_exclusive_sum(mine, scratch_.sums, total);
+#pragma unroll
+    for (int i = each - 1; i >= 0; --i) {
+      if (before < search.left && search.left <= before + in_bin[i]) {
+        scratch_.bin = static_cast<unsigned>(first + i);
+        scratch_.above = before;
+      }
+      before += in_bin[i];
+    }
+    __syncthreads();
+    search.prefix |= scratch_.bin << shift;
+    search.mask |= static_cast<unsigned>(bins - 1) << shift;
+    search.left -= scratch_.above;
+    __syncthreads();
+  }
+
   ClusterScratch& scratch_;
   int base_;
   unsigned key_[count];
@@ -262,14 +332,14 @@ class ClusterRow {
 
 template <int keys_of_thread>
 __global__ void __launch_bounds__(threads)
-    cluster_select_top(const float* scores, std::int64_t columns, const std::int64_t* count, std::int64_t capacity,
-                       std::int32_t* kept) {
+    cluster_select_top(const float* scores, std::int64_t stride, std::int64_t columns, const std::int64_t* count,
+                       std::int64_t capacity, std::int32_t* kept) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   __shared__ ClusterScratch scratch;
   const std::int64_t h = blockIdx.y;
   const std::int64_t wanted = count[h] < columns ? count[h] : columns;
   if (wanted <= 0) return;
-  ClusterRow<keys_of_thread> row(scores + h * columns, columns, scratch);
+  ClusterRow<keys_of_thread> row(scores + h * stride, columns, scratch);
   const Threshold threshold = row.find_threshold(wanted);
   const auto ties = static_cast<unsigned>(threshold.ties);
   std::int32_t* out = kept + h * capacity;
@@ -285,25 +355,29 @@ __global__ void __launch_bounds__(threads)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   __shared__ ClusterScratch scratch;
   __shared__ unsigned long long sums[33];
+  const cg::cluster_group cluster = cg::this_cluster();
   const std::int64_t h = blockIdx.y;
   ClusterRow<keys_of_thread> row(scores + h * columns, columns, scratch);
   const Threshold threshold = row.find_threshold(count);
   const auto ties = static_cast<unsigned>(threshold.ties);
-  unsigned long long sum = 0;
-  row.rank(threshold.key, [&](int i, unsigned, unsigned equal, unsigned equal_total) {
-    const unsigned rank = highest ? equal_total - 1 - equal : equal;
-    if (row.key(i) > threshold.key || rank < ties) sum += static_cast<unsigned long long>(row.column(i));
-  });
-  sum = block_sum(sum, sums);
-  const cg::cluster_group cluster = cg::this_cluster();
-  if (threadIdx.x == 0) scratch.sum = sum;
-  cluster.sync();
-  if (cluster.block_rank() == 0 && threadIdx.x == 0) {
-    unsigned long long total = 0;
-    for (unsigned block = 0; block < cluster.num_blocks(); ++block) total += *cluster.map_shared_rank(&scratch.sum, block);
-    mean[h] = static_cast<double>(total) / static_cast<double>(count);
+  unsigned long long above = 0, equal = 0;
+  const unsigned equal_keys = row.sum_columns(threshold.key, above, equal, sums);
+  if (equal_keys != ties) {  // ties at the cut: those from one end
+    unsigned long long taken = 0;
+    row.rank(threshold.key, [&](int i, unsigned, unsigned rank, unsigned) {
+      if (row.key(i) == threshold.key && (highest ? equal_keys - 1 - rank : rank) < ties)
+        taken += static_cast<unsigned>(row.column(i));
+    });
+    taken = block_sum(taken, sums);
+    if (threadIdx.x == 0) scratch.columns[1] = taken;
+    cluster.sync();
+    equal = 0;
+    for (unsigned block = 0; block < cluster.num_blocks(); ++block)
+      equal += cluster.map_shared_rank(scratch.columns, block)[1];
+    cluster.sync();
   }
-  cluster.sync();
+  if (cluster.block_rank() == 0 && threadIdx.x == 0)
+    mean[h] = static_cast<double>(above + equal) / static_cast<double>(count);
 #endif
 }
 
@@ -363,16 +437,17 @@ void with_keys_of_thread(int keys, Body&& body) {
 }  // namespace
 
 void launch_select_top(const float* scores, std::int64_t rows, std::int64_t columns, const std::int64_t* count,
-                       std::int64_t capacity, std::int32_t* kept, cudaStream_t stream) {
+                       std::int64_t capacity, std::int32_t* kept, cudaStream_t stream, std::int64_t stride) {
+  if (stride == 0) stride = columns;
   if (rows * columns == 0) return;
   const ClusterPlan plan = plan_cluster(rows, columns);
   if (plan.keys_of_thread > 0) {
     with_keys_of_thread(plan.keys_of_thread, [&](auto keys) {
-      launch_clusters(cluster_select_top<keys.value>, plan, rows, stream, scores, columns, count, capacity, kept);
+      launch_clusters(cluster_select_top<keys.value>, plan, rows, stream, scores, stride, columns, count, capacity, kept);
     });
     return;
   }
-  launch_select_top_by_blocks(scores, rows, columns, count, capacity, kept, stream);
+  launch_select_top_by_blocks(scores, rows, columns, count, capacity, kept, stream, stride);
 }
 
 void launch_mean_top_column(const float* scores, std::int64_t rows, std::int64_t columns, std::int64_t count, bool highest,
@@ -389,9 +464,10 @@ void launch_mean_top_column(const float* scores, std::int64_t rows, std::int64_t
 }
 
 void launch_select_top_by_blocks(const float* scores, std::int64_t rows, std::int64_t columns, const std::int64_t* count,
-                                 std::int64_t capacity, std::int32_t* kept, cudaStream_t stream) {
+                                 std::int64_t capacity, std::int32_t* kept, cudaStream_t stream, std::int64_t stride) {
+  if (stride == 0) stride = columns;
   if (rows * columns == 0) return;
-  select_top<<<static_cast<unsigned>(rows), threads, 0, stream>>>(scores, columns, count, capacity, kept);
+  select_top<<<static_cast<unsigned>(rows), threads, 0, stream>>>(scores, stride, columns, count, capacity, kept);
   check_launch("the selection of the largest scores");
 }
 

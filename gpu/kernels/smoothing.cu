@@ -48,26 +48,43 @@ __global__ void multiply(const float* scores, const float* factors, std::int64_t
   out[i] = static_cast<float>(factor * scores[i] * factors[i / columns / group * columns + i % columns]);
 }
 
-__global__ void average_pool(const float* scores, std::int64_t columns, PoolWindows windows, Padding padding, float* out) {
-  const std::int64_t i = thread_index(), h = blockIdx.y;
-  if (i >= columns) return;
-  const float* in = scores + h * columns;
-  const std::int64_t k = windows.kernel[h], left = k / 2 - windows.shift[h];
-  double total = 0;
-  for (std::int64_t u = 0; u < k; ++u) {
-    const std::int64_t at = i - left + u;
-    if (padding == Padding::replicate)
-      total += in[at < 0 ? 0 : at >= columns ? columns - 1 : at];
-    else if (at >= 0 && at < columns)
-      total += in[at];
-  }
-  out[h * columns + i] = static_cast<float>(total / static_cast<double>(k));
+// float(total / k). The product with 1 / k lies within two units of float64 of the quotient, so it rounds to the same
+// float32 unless it lies that near to the middle between two of them: only there is it divided, which takes many times as
+// long.
+__device__ float rounded_quotient(double total, int k, double reciprocal) {
+  const double product = total * reciprocal;
+  const auto low = static_cast<int>(__double_as_longlong(product) & 0x1fffffff);
+  const bool normal = fabs(product) > 2.4e-38 && fabs(product) < 3.3e38;
+  return normal && abs(low - 0x10000000) > 8 ? static_cast<float>(product) : static_cast<float>(total / k);
 }
 
-__global__ void max_pool(const float* scores, std::int64_t columns, int kernel, float* out) {
+__global__ void average_pool(const float* scores, std::int64_t stride, std::int64_t columns, PoolWindows windows,
+                             Padding padding, float* out) {
   const std::int64_t i = thread_index(), h = blockIdx.y;
   if (i >= columns) return;
-  const float* in = scores + h * columns;
+  const float* in = scores + h * stride;
+  const int k = windows.kernel[h];
+  const std::int64_t left = k / 2 - windows.shift[h];
+  double total = 0;
+  if (i - left >= 0 && i - left + k <= columns) {
+    in += i - left;
+    for (int u = 0; u < k; ++u) total += in[u];
+  } else {
+    for (int u = 0; u < k; ++u) {
+      const std::int64_t at = i - left + u;
+      if (padding == Padding::replicate)
+        total += in[at < 0 ? 0 : at >= columns ? columns - 1 : at];
+      else if (at >= 0 && at < columns)
+        total += in[at];
+    }
+  }
+  out[h * columns + i] = rounded_quotient(total, k, windows.reciprocal[h]);
+}
+
+__global__ void max_pool(const float* scores, std::int64_t stride, std::int64_t columns, int kernel, float* out) {
+  const std::int64_t i = thread_index(), h = blockIdx.y;
+  if (i >= columns) return;
+  const float* in = scores + h * stride;
   const std::int64_t begin = i - kernel / 2 > 0 ? i - kernel / 2 : 0;
   const std::int64_t end = i + kernel / 2 < columns - 1 ? i + kernel / 2 : columns - 1;
   float largest = in[i];
@@ -112,19 +129,21 @@ void launch_multiply(const float* scores, const float* factors, std::int64_t hea
   check_launch("product of scores");
 }
 
-void launch_average_pool(const float* scores, std::int64_t heads, std::int64_t columns, const PoolWindows& windows,
-                         Padding padding, float* out, cudaStream_t stream) {
+void launch_average_pool(const float* scores, std::int64_t heads, std::int64_t columns, const PoolWindows& given,
+                         Padding padding, float* out, cudaStream_t stream, std::int64_t stride) {
   if (heads * columns == 0) return;
+  PoolWindows windows = given;
+  for (std::int64_t h = 0; h < heads; ++h) windows.reciprocal[h] = 1.0 / windows.kernel[h];
   average_pool<<<dim3(blocks_for(columns, threads), static_cast<unsigned>(heads)), threads, 0, stream>>>(
-      scores, columns, windows, padding, out);
+      scores, stride == 0 ? columns : stride, columns, windows, padding, out);
   check_launch("average pooling");
 }
 
 void launch_max_pool(const float* scores, std::int64_t heads, std::int64_t columns, int kernel, float* out,
-                     cudaStream_t stream) {
+                     cudaStream_t stream, std::int64_t stride) {
   if (heads * columns == 0) return;
-  max_pool<<<dim3(blocks_for(columns, threads), static_cast<unsigned>(heads)), threads, 0, stream>>>(scores, columns, kernel,
-                                                                                                     out);
+  max_pool<<<dim3(blocks_for(columns, threads), static_cast<unsigned>(heads)), threads, 0, stream>>>(
+      scores, stride == 0 ? columns : stride, columns, kernel, out);
   check_launch("max pooling");
 }
 
