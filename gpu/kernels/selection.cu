@@ -140,24 +140,36 @@ __global__ void __launch_bounds__(threads)
 
 constexpr int most_keys_of_thread = 32, most_blocks_of_cluster = 8;
 
-// The digits of a key, from the top. The first has many bins, since attention weights lie in few binades: with four bins a
-// binade the additions to shared memory would wait for each other.
-constexpr int digit_shift[3] = {19, 9, 0}, digit_bits[3] = {13, 10, 9};
-constexpr int histogram_start[4] = {0, 1 << 13, (1 << 13) + (1 << 10), (1 << 13) + (1 << 10) + (1 << 9)};
-
-constexpr int histogram_bins = histogram_start[3];
+constexpr int histogram_bins = (1 << 13) + (1 << 10) + (1 << 9);
+constexpr unsigned list_capacity = 512;
 
 struct ClusterScratch {
   alignas(16) unsigned histogram[histogram_bins];
   unsigned counts[most_keys_of_thread * warps];  // of a warp's keys, round by round: above the threshold, equal << 16
   unsigned sums[warp_size];
-  unsigned bin, above;
-  unsigned totals[2];             // above and equal in this block
-  unsigned long long columns[2];  // Σ of the columns of those
+  unsigned bin, above, in_bin;
+  unsigned totals[2];  // above and equal in this block
+  unsigned long long sum;
+  // Of the cluster's first block: the candidates for the last place, and the one that has it.
+  unsigned list_size;
+  unsigned long long list[list_capacity], cutoff;
 };
+
+// order_key() in fewer instructions.
+__device__ inline unsigned fast_order_key(float score) {
+  const auto bits = static_cast<int>(__float_as_uint(score + 0.0F));  // -0 becomes +0
+  const unsigned key = static_cast<unsigned>(bits) ^ (static_cast<unsigned>(bits >> 31) | 0x80000000U);
+  return score != score ? 0xffffffffU : key;
+}
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 namespace cg = cooperative_groups;
+
+// The digits of a key, from the top. The first has many bins, since attention weights lie in few binades: with four bins a
+// binade the additions to shared memory would wait for each other.
+constexpr int digit_shift[3] = {19, 9, 0}, digit_bits[3] = {13, 10, 9};
+constexpr int histogram_start[4] = {0, 1 << 13, (1 << 13) + (1 << 10), (1 << 13) + (1 << 10) + (1 << 9)};
+static_assert(histogram_bins == histogram_start[3]);
 
 // The part of a row that a block has, `count` keys for each thread: key i of thread t is column base + i · 1024 + t. Past
 // the end keys are 0, below that of any score, so they are never selected.
@@ -167,73 +179,78 @@ class ClusterRow {
   __device__ ClusterRow(const float* row, std::int64_t columns, ClusterScratch& scratch)
       : scratch_(scratch), base_(static_cast<int>(cg::this_cluster().block_rank()) * count * threads) {
 #pragma unroll
-    for (int i = 0; i < count; ++i) key_[i] = column(i) < columns ? order_key(row[column(i)]) : 0;
+    for (int i = 0; i < count; ++i) key_[i] = column(i) < columns ? fast_order_key(row[column(i)]) : 0;
     for (int i = static_cast<int>(threadIdx.x); i < histogram_bins; i += threads) scratch.histogram[i] = 0;
+    if (threadIdx.x == 0) scratch.list_size = 0;
     __syncthreads();
   }
 
   __device__ int column(int i) const { return base_ + i * threads + static_cast<int>(threadIdx.x); }
   __device__ unsigned key(int i) const { return key_[i]; }
 
-  __device__ Threshold find_threshold(std::int64_t wanted) {
+  // Key and column as one number that is larger for what is selected first: no two are equal.
+  __device__ unsigned long long place(int i, bool highest) const {
+    const auto c = static_cast<unsigned>(column(i));
+    return static_cast<unsigned long long>(key_[i]) << 32 | (highest ? c : ~c);
+  }
+
+  // The smallest place() that is selected. False where too many keys share the leading digits of the last one: then
+  // `threshold` says as much as is known.
+  __device__ bool find_cutoff(std::int64_t wanted, bool highest, unsigned long long& cutoff, Threshold& threshold) {
+    const cg::cluster_group cluster = cg::this_cluster();
     Search search{0, 0, static_cast<unsigned>(wanted)};
     find_digit<0>(search);
-    find_digit<1>(search);
-    find_digit<2>(search);
-    return {search.prefix, static_cast<std::int64_t>(search.left)};
-  }
-
-  // How many keys of the whole row equal the threshold; above, equal: Σ of the columns of those that are above it and of
-  // those that equal it.
-  __device__ unsigned sum_columns(unsigned threshold, unsigned long long& above, unsigned long long& equal,
-                                  unsigned long long* sums) {
-    const cg::cluster_group cluster = cg::this_cluster();
-    unsigned long long high = 0, same = 0;
-    unsigned ties = 0;
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-      if (key_[i] > threshold) high += static_cast<unsigned>(column(i));
-      if (key_[i] == threshold) {
-        same += static_cast<unsigned>(column(i));
-        ++ties;
-      }
+    if (scratch_.in_bin > list_capacity) find_digit<1>(search);
+    if (scratch_.in_bin > list_capacity) {
+      find_digit<2>(search);
+      threshold = {search.prefix, static_cast<std::int64_t>(search.left)};
+      return false;
     }
-    high = block_sum(high, sums);
-    same = block_sum(same, sums);
-    ties = static_cast<unsigned>(block_sum(static_cast<unsigned long long>(ties), sums));
-    if (threadIdx.x == 0) {
-      scratch_.columns[0] = high;
-      scratch_.columns[1] = same;
-      scratch_.totals[1] = ties;
+    unsigned* size = cluster.map_shared_rank(&scratch_.list_size, 0);
+    unsigned long long* list = cluster.map_shared_rank(scratch_.list, 0);
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+      if ((key_[i] & search.mask) == search.prefix) list[atomicAdd(size, 1U)] = place(i, highest);
+    cluster.sync();
+    if (cluster.block_rank() == 0) {
+      const unsigned entries = scratch_.list_size;
+      if (threadIdx.x < entries) {
+        const unsigned long long mine = scratch_.list[threadIdx.x];
+        unsigned before = 0;
+        for (unsigned other = 0; other < entries; ++other) before += scratch_.list[other] > mine ? 1U : 0U;
+        if (before + 1 == search.left) scratch_.cutoff = mine;
+      }
     }
     cluster.sync();
-    unsigned ties_of_row = 0;
-    above = equal = 0;
-#pragma unroll
-    for (unsigned block = 0; block < most_blocks_of_cluster; ++block)
-      if (block < cluster.num_blocks()) {
-        const unsigned long long* other = cluster.map_shared_rank(scratch_.columns, block);
-        above += other[0];
-        equal += other[1];
-        ties_of_row += cluster.map_shared_rank(scratch_.totals, block)[1];
-      }
-    cluster.sync();  // nobody leaves, or writes again, while others read its memory
-    return ties_of_row;
+    cutoff = *cluster.map_shared_rank(&scratch_.cutoff, 0);
+    return true;
   }
 
-  // Calls body(i, keys of the row above the threshold before this one, keys equal to it before, equal ones of the whole row)
-  // for each of the thread's keys that is not below.
-  template <class Body>
-  __device__ void rank(unsigned threshold, Body&& body) {
+  // Σ over the cluster's blocks, for every thread.
+  __device__ unsigned long long cluster_sum(unsigned long long value, unsigned long long* sums) {
+    const cg::cluster_group cluster = cg::this_cluster();
+    value = block_sum(value, sums);
+    if (threadIdx.x == 0) scratch_.sum = value;
+    cluster.sync();
+    unsigned long long total = 0;
+#pragma unroll
+    for (unsigned block = 0; block < most_blocks_of_cluster; ++block)
+      if (block < cluster.num_blocks()) total += *cluster.map_shared_rank(&scratch_.sum, block);
+    cluster.sync();  // nobody leaves, or writes again, while others read its memory
+    return total;
+  }
+
+  // Calls body(i, chosen keys of the row before this one, doubtful ones before it, doubtful ones of the row) for each of the
+  // thread's keys that is chosen or doubtful.
+  template <class Chosen, class Doubtful, class Body>
+  __device__ void rank(Chosen&& is_chosen, Doubtful&& is_doubtful, Body&& body) {
     const cg::cluster_group cluster = cg::this_cluster();
     const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      const unsigned above = __ballot_sync(all_lanes, key_[i] > threshold);
-      const unsigned equal = __ballot_sync(all_lanes, key_[i] == threshold);
-      if (lane == 0)
-        scratch_.counts[i * warps + warp] = static_cast<unsigned>(__popc(above)) | static_cast<unsigned>(__popc(equal))
-                                                                                       << 16;
+      const auto chosen = static_cast<unsigned>(__popc(__ballot_sync(all_lanes, is_chosen(i))));
+      const auto doubtful = static_cast<unsigned>(__popc(__ballot_sync(all_lanes, is_doubtful(i))));
+      if (lane == 0) scratch_.counts[i * warps + warp] = chosen | doubtful << 16;
     }
     __syncthreads();
     const bool has = static_cast<int>(threadIdx.x) < count * warps;
@@ -245,27 +262,27 @@ class ClusterRow {
       scratch_.totals[1] = total >> 16;
     }
     cluster.sync();
-    unsigned above_before = 0, equal_before = 0, equal_total = 0;
+    unsigned chosen_before = 0, doubtful_before = 0, doubtful_total = 0;
 #pragma unroll
     for (unsigned block = 0; block < most_blocks_of_cluster; ++block) {
       if (block >= cluster.num_blocks()) continue;
       const unsigned* other = cluster.map_shared_rank(scratch_.totals, block);
-      const unsigned above = other[0], equal = other[1];
+      const unsigned chosen = other[0], doubtful = other[1];
       if (block < cluster.block_rank()) {
-        above_before += above;
-        equal_before += equal;
+        chosen_before += chosen;
+        doubtful_before += doubtful;
       }
-      equal_total += equal;
+      doubtful_total += doubtful;
     }
     const unsigned below_lane = (1U << lane) - 1;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      const bool is_above = key_[i] > threshold, is_equal = key_[i] == threshold;
-      const unsigned above = __ballot_sync(all_lanes, is_above), equal = __ballot_sync(all_lanes, is_equal);
-      if (!is_above && !is_equal) continue;
+      const bool mine = is_chosen(i), perhaps = is_doubtful(i);
+      const unsigned chosen = __ballot_sync(all_lanes, mine), doubtful = __ballot_sync(all_lanes, perhaps);
+      if (!mine && !perhaps) continue;
       const unsigned packed = scratch_.counts[i * warps + warp];
-      body(i, above_before + (packed & 0xffffU) + static_cast<unsigned>(__popc(above & below_lane)),
-           equal_before + (packed >> 16) + static_cast<unsigned>(__popc(equal & below_lane)), equal_total);
+      body(i, chosen_before + (packed & 0xffffU) + static_cast<unsigned>(__popc(chosen & below_lane)),
+           doubtful_before + (packed >> 16) + static_cast<unsigned>(__popc(doubtful & below_lane)), doubtful_total);
     }
     cluster.sync();  // nobody leaves while others read its memory
   }
@@ -314,6 +331,7 @@ class ClusterRow {
       if (before < search.left && search.left <= before + in_bin[i]) {
         scratch_.bin = static_cast<unsigned>(first + i);
         scratch_.above = before;
+        scratch_.in_bin = in_bin[i];
       }
       before += in_bin[i];
     }
@@ -340,12 +358,19 @@ __global__ void __launch_bounds__(threads)
   const std::int64_t wanted = count[h] < columns ? count[h] : columns;
   if (wanted <= 0) return;
   ClusterRow<keys_of_thread> row(scores + h * stride, columns, scratch);
-  const Threshold threshold = row.find_threshold(wanted);
-  const auto ties = static_cast<unsigned>(threshold.ties);
   std::int32_t* out = kept + h * capacity;
-  row.rank(threshold.key, [&](int i, unsigned above, unsigned equal, unsigned) {
-    if (row.key(i) > threshold.key || equal < ties) out[above + (equal < ties ? equal : ties)] = row.column(i);
-  });
+  unsigned long long cutoff = 0;
+  Threshold threshold{};
+  if (row.find_cutoff(wanted, false, cutoff, threshold)) {
+    row.rank([&](int i) { return row.place(i, false) >= cutoff; }, [](int) { return false; },
+             [&](int i, unsigned before, unsigned, unsigned) { out[before] = row.column(i); });
+    return;
+  }
+  const auto ties = static_cast<unsigned>(threshold.ties);
+  row.rank([&](int i) { return row.key(i) > threshold.key; }, [&](int i) { return row.key(i) == threshold.key; },
+           [&](int i, unsigned above, unsigned equal, unsigned) {
+             if (row.key(i) > threshold.key || equal < ties) out[above + (equal < ties ? equal : ties)] = row.column(i);
+           });
 #endif
 }
 
@@ -358,26 +383,24 @@ __global__ void __launch_bounds__(threads)
   const cg::cluster_group cluster = cg::this_cluster();
   const std::int64_t h = blockIdx.y;
   ClusterRow<keys_of_thread> row(scores + h * columns, columns, scratch);
-  const Threshold threshold = row.find_threshold(count);
-  const auto ties = static_cast<unsigned>(threshold.ties);
-  unsigned long long above = 0, equal = 0;
-  const unsigned equal_keys = row.sum_columns(threshold.key, above, equal, sums);
-  if (equal_keys != ties) {  // ties at the cut: those from one end
-    unsigned long long taken = 0;
-    row.rank(threshold.key, [&](int i, unsigned, unsigned rank, unsigned) {
-      if (row.key(i) == threshold.key && (highest ? equal_keys - 1 - rank : rank) < ties)
-        taken += static_cast<unsigned>(row.column(i));
-    });
-    taken = block_sum(taken, sums);
-    if (threadIdx.x == 0) scratch.columns[1] = taken;
-    cluster.sync();
-    equal = 0;
-    for (unsigned block = 0; block < cluster.num_blocks(); ++block)
-      equal += cluster.map_shared_rank(scratch.columns, block)[1];
-    cluster.sync();
+  unsigned long long cutoff = 0;
+  Threshold threshold{};
+  unsigned sum = 0;  // of at most 32 columns below 2^18
+  if (row.find_cutoff(count, highest, cutoff, threshold)) {
+#pragma unroll
+    for (int i = 0; i < keys_of_thread; ++i)
+      if (row.place(i, highest) >= cutoff) sum += static_cast<unsigned>(row.column(i));
+  } else {
+    const auto ties = static_cast<unsigned>(threshold.ties);
+    row.rank([&](int i) { return row.key(i) > threshold.key; }, [&](int i) { return row.key(i) == threshold.key; },
+             [&](int i, unsigned, unsigned equal, unsigned equal_of_row) {
+               const unsigned rank = highest ? equal_of_row - 1 - equal : equal;
+               if (row.key(i) > threshold.key || rank < ties) sum += static_cast<unsigned>(row.column(i));
+             });
   }
-  if (cluster.block_rank() == 0 && threadIdx.x == 0)
-    mean[h] = static_cast<double>(above + equal) / static_cast<double>(count);
+  const unsigned long long total = row.cluster_sum(sum, sums);
+  if (cg::this_cluster().block_rank() == 0 && threadIdx.x == 0)
+    mean[h] = static_cast<double>(total) / static_cast<double>(count);
 #endif
 }
 
@@ -386,7 +409,8 @@ struct ClusterPlan {
   int blocks = 1, keys_of_thread = 0;
 };
 
-ClusterPlan plan_cluster(std::int64_t rows, std::int64_t columns) {
+// At most `preferred` keys a thread where a cluster can be large enough for that.
+ClusterPlan plan_cluster(std::int64_t rows, std::int64_t columns, int preferred) {
   int device = 0, clusters = 0, multiprocessors = 0;
   check(cudaGetDevice(&device), "asking for the current device");
   check(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device), "asking whether the device has clusters");
@@ -396,7 +420,7 @@ ClusterPlan plan_cluster(std::int64_t rows, std::int64_t columns) {
   const auto each = [&] {
     return (columns + std::int64_t{plan.blocks} * threads - 1) / (std::int64_t{plan.blocks} * threads);
   };
-  while (each() > most_keys_of_thread) plan.blocks *= 2;
+  while (plan.blocks < most_blocks_of_cluster && each() > preferred) plan.blocks *= 2;
   // A few rows alone do not fill the device: more blocks for each.
   while (plan.blocks < most_blocks_of_cluster && rows * plan.blocks * 2 <= multiprocessors && each() > 4) plan.blocks *= 2;
   plan.keys_of_thread = 4;
@@ -440,7 +464,7 @@ void launch_select_top(const float* scores, std::int64_t rows, std::int64_t colu
                        std::int64_t capacity, std::int32_t* kept, cudaStream_t stream, std::int64_t stride) {
   if (stride == 0) stride = columns;
   if (rows * columns == 0) return;
-  const ClusterPlan plan = plan_cluster(rows, columns);
+  const ClusterPlan plan = plan_cluster(rows, columns, 16);
   if (plan.keys_of_thread > 0) {
     with_keys_of_thread(plan.keys_of_thread, [&](auto keys) {
       launch_clusters(cluster_select_top<keys.value>, plan, rows, stream, scores, stride, columns, count, capacity, kept);
@@ -453,7 +477,7 @@ void launch_select_top(const float* scores, std::int64_t rows, std::int64_t colu
 void launch_mean_top_column(const float* scores, std::int64_t rows, std::int64_t columns, std::int64_t count, bool highest,
                             double* mean, cudaStream_t stream) {
   if (rows == 0) return;
-  const ClusterPlan plan = plan_cluster(rows, columns);
+  const ClusterPlan plan = plan_cluster(rows, columns, most_keys_of_thread);
   if (plan.keys_of_thread > 0) {
     with_keys_of_thread(plan.keys_of_thread, [&](auto keys) {
       launch_clusters(cluster_mean_top_column<keys.value>, plan, rows, stream, scores, columns, count, highest, mean);
