@@ -311,7 +311,7 @@ Batch upload_batch(const CudaLayer& layer, const std::vector<RunLists>& runs, st
 class Evaluation {
  public:
   Evaluation(const CudaLayer& layer, const std::vector<RunLists>& runs, const EvaluationRequest& request,
-             const EvaluationPlan& plan, const DeviceTensor& projection, EvaluationSink& sink)
+             const EvaluationPlan& plan, const CudaLayer::OutputProjection* projection, EvaluationSink& sink)
       : layer_(layer),
         runs_(runs),
         request_(request),
@@ -330,7 +330,8 @@ class Evaluation {
     difference_ = Buffer<float>(device_, plan.runs * plan.steps * width_);
     sums_ = Buffer<LayerSums>(device_, plan.runs * plan.steps);
     output_squared_ = Buffer<double>(device_, plan.steps);
-    if (projection.bytes.empty()) return;
+    if (projection == nullptr) return;
+    unit_ = Buffer<float>(device_, plan.runs * plan.steps);
     before_ = Buffer<float>(device_, plan.steps * layer.hidden_size);
     partial_ = Buffer<LayerSums>(device_, layer_partial_count(plan.runs * plan.steps, layer.hidden_size));
   }
@@ -416,11 +417,15 @@ class Evaluation {
     parallel_for(static_cast<std::int64_t>(block.kv_heads) * block.group, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t h = begin; h < end; ++h) {
         const int query_head = block.first_kv_head * block.group + static_cast<int>(h);
+        // What does not depend on the run.
+        std::vector<HeadStep> full;
+        for (int s = 0; s < block.steps; ++s) full.push_back(full_step(block, s, summaries[h * block.steps + s]));
         for (std::int64_t r = 0; r < batch.runs(); ++r)
           for (int s = 0; s < block.steps; ++s) {
             const std::int64_t row = h * block.steps + s;  // = KV head · rows + row within it
-            sink_.head(batch.begin + static_cast<std::size_t>(r), query_head, block.first_step + s,
-                       head_step(block, s, cells[r * stride + row], summaries[row]));
+            HeadStep& step = full[static_cast<std::size_t>(s)];
+            if (step.recorded) fill(step, cells[r * stride + row]);
+            sink_.head(batch.begin + static_cast<std::size_t>(r), query_head, block.first_step + s, step);
           }
       }
     });
@@ -438,43 +443,62 @@ class Evaluation {
     return position + 1 - block.first_visible(position);
   }
 
-  HeadStep head_step(const EvaluationBlock& block, int s, const KeptCell& cell, const RowSummary& summary) const {
+  HeadStep full_step(const EvaluationBlock& block, int s, const RowSummary& summary) const {
     HeadStep step;
     step.recorded = summary.largest >= 0;
     if (!step.recorded) return step;
     step.visible = visible(block, s);
+    step.full_log_sum_exp = summary.top + std::log(summary.total);
+    if (request_.entropy) step.entropy = summary.entropy;
+    if (request_.regions)
+      for (std::size_t r = 0; r < num_regions; ++r) step.mass_before[r] = summary.mass[r];
+    if (request_.outputs) step.output_norm = summary.output_norm;
+    return step;
+  }
+
+  // Every field that depends on the run.
+  void fill(HeadStep& step, const KeptCell& cell) const {
     step.evicted = step.visible - cell.kept;
     step.evicted_mass = cell.evicted_mass;
-    step.full_log_sum_exp = summary.top + std::log(summary.total);
     step.redistribution_kl = cell.divergence;
     step.kept_log_sum_exp = step.full_log_sum_exp - step.redistribution_kl;
-    if (request_.entropy) step.entropy = summary.entropy;
     if (request_.overlap)
       step.oracle_overlap = step.evicted == 0 ? 1 : static_cast<double>(cell.shared) / static_cast<double>(cell.kept);
     if (request_.single_removals) step.single_removal_sum = cell.single_removal_sum;
     if (request_.regions)
-      for (std::size_t r = 0; r < num_regions; ++r) {
-        step.mass_before[r] = summary.mass[r];
-        step.mass_after[r] = cell.mass_after[r];
-      }
+      for (std::size_t r = 0; r < num_regions; ++r) step.mass_after[r] = cell.mass_after[r];
     if (request_.outputs) {
-      step.output_norm = summary.output_norm;
       step.difference_norm = cell.difference_norm;
       step.displacement = cell.displacement;
     }
-    return step;
+  }
+
+  // Leaves outputs_ and difference_ in the form of tensor cores where those multiply.
+  void project(std::int64_t rows, std::int64_t steps) {
+    const cudaStream_t stream = device_.stream();
+    const DeviceTensor& stored = projection_->stored;
+    const std::int64_t hidden = stored.shape[1];
+    if (projection_->on_tensor_cores()) {
+      const HalfProjection half = projection_->half_projection();
+      launch_split_rows(outputs_.data(), steps, width_, unit_.data(), stream);
+      launch_project_split(outputs_.data(), unit_.data(), steps, half, before_.data(), stream);
+      launch_split_rows(difference_.data(), rows, width_, unit_.data(), stream);
+      launch_layer_sums_split(difference_.data(), unit_.data(), rows, half, before_.data(), steps, partial_.data(),
+                              sums_.data(), stream);
+    } else {
+      launch_project(outputs_.data(), steps, stored.data(), stored.type, hidden, width_, before_.data(), stream);
+      launch_layer_sums(difference_.data(), rows, stored.data(), stored.type, hidden, width_, before_.data(), steps,
+                        partial_.data(), sums_.data(), stream);
+    }
+    launch_squared_norms(before_.data(), steps, hidden, output_squared_.data(), stream);
   }
 
   void measure_layer(const Batch& batch, std::int64_t first_step, std::int64_t steps) {
     const cudaStream_t stream = device_.stream();
     const std::int64_t rows = batch.runs() * steps;
-    const bool projected = !projection_.bytes.empty();
+    const bool projected = projection_ != nullptr;
     if (projected) {
-      const std::int64_t hidden = projection_.shape[1];
-      launch_project(outputs_.data(), steps, projection_.data(), projection_.type, hidden, width_, before_.data(), stream);
-      launch_squared_norms(before_.data(), steps, hidden, output_squared_.data(), stream);
-      launch_layer_sums(difference_.data(), rows, projection_.data(), projection_.type, hidden, width_, before_.data(),
-                        steps, partial_.data(), sums_.data(), stream);
+      project(rows, steps);
     } else {
       launch_squared_norms(outputs_.data(), steps, width_, output_squared_.data(), stream);
       launch_concatenated_sums(difference_.data(), rows, width_, outputs_.data(), steps, sums_.data(), stream);
@@ -505,7 +529,7 @@ class Evaluation {
   const std::vector<RunLists>& runs_;
   const EvaluationRequest request_;
   const EvaluationPlan plan_;
-  const DeviceTensor& projection_;
+  const CudaLayer::OutputProjection* const projection_;  // null: the trace has none, or outputs are not asked for
   EvaluationSink& sink_;
   Device& device_;
   FullCache full_;
@@ -513,7 +537,7 @@ class Evaluation {
   Buffer<KeptCell> cells_;
   Buffer<double> kept_sum_;
   Buffer<unsigned long long> repairs_;
-  Buffer<float> outputs_, difference_, before_;
+  Buffer<float> outputs_, difference_, unit_, before_;
   Buffer<LayerSums> partial_, sums_;
   Buffer<double> output_squared_;
   std::vector<std::int64_t> evicted_;  // [runs of the batch, steps of the block]: Σ over heads
@@ -569,11 +593,12 @@ void evaluate(const CudaLayer& layer, const std::vector<RunEvictions>& runs, con
     for (std::int64_t i = begin; i < end; ++i)
       lists[static_cast<std::size_t>(i)] = lists_of(layer, runs[plain_runs[static_cast<std::size_t>(i)]]);
   });
-  DeviceTensor projection;
+  const CudaLayer::OutputProjection* projection = nullptr;
   if (request.outputs && layer.trace->has(layer.layer, LayerDataset::output_projection))
-    projection = layer.upload(LayerDataset::output_projection);
-  const EvaluationPlan plan(layer, static_cast<std::int64_t>(lists.size()), request,
-                            static_cast<std::int64_t>(projection.bytes.bytes()));
+    projection = &layer.output_projection();
+  const EvaluationPlan plan(
+      layer, static_cast<std::int64_t>(lists.size()), request,
+      projection == nullptr ? 0 : static_cast<std::int64_t>(projection->stored.bytes.bytes() + projection->half.bytes()));
   RenumberedSink renumbered(sink, plain_runs);
   Evaluation(layer, lists, request, plan, projection, renumbered).run();
 }

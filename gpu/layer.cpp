@@ -33,6 +33,33 @@ const CudaLayer::Queries& CudaLayer::queries(std::int64_t begin, std::int64_t en
   throw trace->missing_query(missing, purpose);
 }
 
+bool CudaLayer::OutputProjection::on_tensor_cores() const {
+  return !empty() && half_projection_supported(stored.type, stored.shape[2]);
+}
+
+HalfProjection CudaLayer::OutputProjection::half_projection() const {
+  return {half.empty() ? stored.data() : half.data(), unit.data(), stored.shape[1], stored.shape[2]};
+}
+
+const CudaLayer::OutputProjection& CudaLayer::output_projection() const {
+  const std::lock_guard lock(mutex_);
+  return loaded_projection();
+}
+
+const CudaLayer::OutputProjection& CudaLayer::loaded_projection() const {
+  if (projection_) return *projection_;
+  auto made = std::make_unique<OutputProjection>();
+  if (trace->has(layer, LayerDataset::output_projection)) made->stored = upload(LayerDataset::output_projection);
+  if (made->on_tensor_cores() && made->stored.type == ElementType::bfloat16) {
+    const std::int64_t hidden = made->stored.shape[1], inner = made->stored.shape[2];
+    made->half = Buffer<std::byte>(*device, hidden * inner * 2);
+    made->unit = Buffer<float>(*device, hidden);
+    launch_half_projection(made->stored.data(), hidden, inner, made->half.data(), made->unit.data(), device->stream());
+  }
+  projection_ = std::move(made);
+  return *projection_;
+}
+
 const CudaLayer::Factor& CudaLayer::projection_factor() const {
   const std::lock_guard lock(mutex_);
   if (factor_) return *factor_;
@@ -51,7 +78,7 @@ const CudaLayer::Factor& CudaLayer::projection_factor() const {
       factor_ = std::move(made);
       return *factor_;
     }
-    const DeviceTensor projection = upload(LayerDataset::output_projection);
+    const DeviceTensor& projection = loaded_projection().stored;
     Buffer<double> on_device(*device, heads * d * d);
     launch_gram(projection.data(), projection.type, hidden_size, heads, d, on_device.data(), device->stream());
     grams = on_device.download();

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "core/backend/backend.h"
+#include "gpu/kernels/evaluate_project.h"
 #include "gpu/loader.h"
 
 namespace kvreplay::cuda {
@@ -46,13 +47,29 @@ struct CudaLayer final : LoadedLayer, std::enable_shared_from_this<CudaLayer> {
   };
   const RoundedFactor& rounded_factor(bool project) const;
 
+  // W_o, uploaded once for the layer. Empty where the trace has none.
+  struct OutputProjection {
+    DeviceTensor stored;     // [1, C, Hq · d]
+    Buffer<std::byte> half;  // of bfloat16: the same in float16, with a power of two for each row of W_o in `unit`
+    Buffer<float> unit;
+
+    bool empty() const { return stored.bytes.empty(); }
+    // Whether half_projection() may be asked for (gpu/kernels/evaluate_project.h).
+    bool on_tensor_cores() const;
+    HalfProjection half_projection() const;
+  };
+  const OutputProjection& output_projection() const;
+
   DeviceTensor upload(LayerDataset which, IndexRange heads = {}, IndexRange rows = {}) const {
     return loader->load(*trace, layer, which, heads, rows);
   }
 
  private:
+  const OutputProjection& loaded_projection() const;  // with mutex_ held
+
   mutable std::mutex mutex_;
   mutable std::map<std::pair<std::int64_t, std::int64_t>, Queries> queries_;
+  mutable std::unique_ptr<OutputProjection> projection_;
   mutable std::unique_ptr<Factor> factor_;
   mutable std::unique_ptr<RoundedFactor> rounded_, rounded_identity_;
 };

@@ -6,7 +6,7 @@
 namespace kvreplay::cuda {
 namespace {
 
-constexpr int tile = 128, depth = 16, threads = 256, per_thread = 8, loads = tile * depth / threads;
+constexpr int tile = layer_tile, depth = 16, threads = 256, per_thread = 8, loads = tile * depth / threads;
 
 // Four numbers of padding keep rows aligned for loads of four.
 struct ProductTiles {
@@ -195,7 +195,12 @@ void launch_layer_sums(const float* difference, std::int64_t rows, const void* p
     layer_partials<<<grid, threads, 0, stream>>>(difference, rows, weights, hidden, inner, before, steps, partial);
   });
   check_launch("the output projection of differences");
-  add_partials<<<blocks_for(rows, threads), threads, 0, stream>>>(partial, rows, static_cast<int>(grid.x), sums);
+  launch_add_partials(partial, rows, static_cast<int>(grid.x), sums, stream);
+}
+
+void launch_add_partials(const LayerSums* partial, std::int64_t rows, int pieces, LayerSums* sums, cudaStream_t stream) {
+  if (rows == 0) return;
+  add_partials<<<blocks_for(rows, threads), threads, 0, stream>>>(partial, rows, pieces, sums);
   check_launch("norms of projected differences");
 }
 
