@@ -199,6 +199,7 @@ class FullCache {
     logits_ = Buffer<float>(device_, columns * rows);
     query = Buffer<float>(device_, all_rows * dim);
     summary = Buffer<RowSummary>(device_, all_rows);
+    top_ = Buffer<unsigned long long>(device_, rows);
     exponential = Buffer<float>(device_, columns * all_rows);
     if (request.single_removals) single = Buffer<float>(device_, columns * all_rows);
     if (needed > 0) rank = Buffer<std::int32_t>(device_, columns * all_rows);
@@ -240,11 +241,13 @@ class FullCache {
     RowSummary* const row_summary = summary.data() + k * rows;
     launch_decode_logits(query.data() + vectors, element_at(layer_.key, first_element), layer_.key.type,
                          query_row_.data() + block.first_step, block, static_cast<float>(layer_.attention_scale),
-                         static_cast<float>(layer_.logit_softcap), logits_.data(), stream);
-    launch_row_summaries(logits_.data(), block, row_summary, stream);
-    launch_exponentials(logits_.data(), row_summary, block, exponential.data() + weights, stream);
+                         static_cast<float>(layer_.logit_softcap), logits_.data(), stream, top_.data());
+    {
+      const Buffer<double> partial(device_, weight_partial_count(block));
+      launch_weights(logits_.data(), top_.data(), block, exponential.data() + weights, partial.data(), row_summary, stream);
+    }
     if (!rank.empty()) {
-      Buffer<std::byte> scratch(device_, static_cast<std::int64_t>(rank_scratch_bytes(block)));
+      Buffer<std::byte> scratch(device_, static_cast<std::int64_t>(rank_scratch_bytes(block, needed_)));
       launch_ranks(logits_.data(), block, needed_, scratch.data(), rank.data() + weights, stream);
     }
     if (!with_outputs()) return;
@@ -266,6 +269,7 @@ class FullCache {
   const std::vector<std::int32_t> query_row_host_;
   const Buffer<std::int32_t> query_row_;
   Buffer<float> logits_, single_of_largest_;
+  Buffer<unsigned long long> top_;
   std::optional<EvaluationBlock> prepared_;
 };
 
@@ -566,11 +570,14 @@ EvaluationPlan::EvaluationPlan(const LoadedLayer& layer, std::int64_t run_count,
   runs = std::min(runs, std::max<std::int64_t>(most_rows / steps, 1));
 
   const EvaluationBlock block = block_of(layer, 0, kv_heads, 0, steps);
-  const auto row_bytes = static_cast<std::int64_t>(sizeof(RowSummary)) + 4 + dim * 16;
+  const auto row_bytes = static_cast<std::int64_t>(sizeof(RowSummary)) + 12 + dim * 16;
   bytes = step_bytes * steps * (1 + matrices * kv_heads) + rows * row_bytes + runs * run_bytes + projection_bytes +
           steps * (width + layer.hidden_size + 2) * 4;
-  std::int64_t scratch = std::max(full_partial_count(block), single_partial_count(block)) * 8;
-  if (request.overlap) scratch = std::max(scratch, static_cast<std::int64_t>(rank_scratch_bytes(block)));
+  std::int64_t scratch =
+      std::max({full_partial_count(block), single_partial_count(block), weight_partial_count(block)}) * 8;
+  if (request.overlap)
+    for (const int needed : {block.columns, block.columns / 4})  // all are sorted, or the most that are selected first
+      scratch = std::max(scratch, static_cast<std::int64_t>(rank_scratch_bytes(block, needed)));
   bytes += scratch;
 }
 

@@ -13,90 +13,92 @@ namespace {
 
 constexpr int threads = 256;
 
-__device__ float block_maximum(float value, float* scratch) {
-  for (int offset = warp_size / 2; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(all_lanes, value, offset));
-  __syncthreads();
-  if (threadIdx.x % warp_size == 0) scratch[threadIdx.x / warp_size] = value;
-  __syncthreads();
-  for (int warp = 0; warp < threads / warp_size; ++warp) value = fmaxf(value, scratch[warp]);
-  return value;
-}
+// What a piece of the columns adds to a row's summary, without the largest logit.
+constexpr int piece_columns = 1024, weight_rows = 32, weight_columns = 128, weight_warps = threads / warp_size;
+struct PieceSums {
+  double weighted, mass[num_regions];  // Σ e · (z - top); Σ e of each region
+};
 
-__device__ int block_minimum(int value, int* scratch) {
-  for (int offset = warp_size / 2; offset > 0; offset /= 2) value = min(value, __shfl_xor_sync(all_lanes, value, offset));
-  __syncthreads();
-  if (threadIdx.x % warp_size == 0) scratch[threadIdx.x / warp_size] = value;
-  __syncthreads();
-  for (int warp = 0; warp < threads / warp_size; ++warp) value = min(value, scratch[warp]);
-  return value;
-}
+// 32 rows × 1,024 columns, 128 columns at a time: read by rows, turned in shared memory, written by tokens. While turned a
+// lane has a row, so sums need no exchange until the end.
+__global__ void __launch_bounds__(threads)
+    weights(const float* logits, const unsigned long long* tops, EvaluationBlock block, float* out, PieceSums* partial) {
+  __shared__ float turned[weight_rows][weight_columns + 1];
+  __shared__ PieceSums parts[weight_warps][weight_rows];
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
+  const int first_row = static_cast<int>(blockIdx.x) * weight_rows, rows = block.rows(), own = first_row + lane;
+  const int piece = static_cast<int>(blockIdx.y) * piece_columns, end = min(piece + piece_columns, block.columns);
+  const unsigned long long top = own < rows ? tops[own] : 0;  // 0: not recorded
+  const float largest = logit_of_top(top);
+  const int largest_column = column_of_top(top);
 
-__global__ void row_summaries(const float* logits, EvaluationBlock block, RowSummary* summaries) {
-  __shared__ float maxima[threads / warp_size];
-  __shared__ int minima[threads / warp_size];
-  __shared__ double sums[warp_size + 1];
-  const int row = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
-  const float* z = logits + static_cast<std::int64_t>(row) * block.columns;
-  const int position = block.position(row);
-  const int begin = max(block.first_visible(position) - block.origin, 0), end = position + 1 - block.origin;
-  RowSummary summary{};
-  if (isnan(z[end - 1])) {
-    summary.largest = -1;
-    if (thread == 0) summaries[row] = summary;
-    return;
-  }
-
-  float top = -CUDART_INF_F;
-  for (int i = begin + thread; i < end; i += threads) top = fmaxf(top, z[i]);
-  top = block_maximum(top, maxima);
-  int largest = end;
-  for (int i = begin + thread; i < end && largest == end; i += threads)
-    if (z[i] == top) largest = i;
-  largest = block_minimum(largest, minima);
-
-  double others = 0, weighted = 0, mass[num_regions] = {};
-  for (int i = begin + thread; i < end; i += threads) {
-    if (i == largest) continue;
-    const float e = decayed(z[i] - top);
-    others += e;
-    weighted += static_cast<double>(e) * (static_cast<double>(z[i]) - top);
-    const int region = region_of(block, block.origin + i);
+  PieceSums sums{};
+  for (int first = piece; first < end; first += weight_columns) {
+    constexpr int each = weight_columns / warp_size;
 #pragma unroll
-    for (int r = 0; r < num_regions; ++r)
-      if (r == region) mass[r] += e;
+    for (int i = 0; i < weight_rows / weight_warps; ++i)
+#pragma unroll
+      for (int j = 0; j < each; ++j) {
+        const int r = warp + i * weight_warps, column = first + lane + j * warp_size;
+        turned[r][lane + j * warp_size] =
+            first_row + r < rows && column < end ? logits[static_cast<std::int64_t>(first_row + r) * block.columns + column]
+                                                 : -CUDART_INF_F;
+      }
+    __syncthreads();
+#pragma unroll 4
+    for (int c = warp; c < weight_columns; c += weight_warps) {
+      const int column = first + c;
+      const float x = turned[lane][c] - largest, e = top != 0 ? decayed(x) : 0.0F;
+      if (own < rows && column < end) out[static_cast<std::int64_t>(column) * rows + own] = e;
+      if (e == 0 || column == largest_column) continue;
+      sums.weighted += static_cast<double>(e) * static_cast<double>(x);
+      const int region = region_of(block, block.origin + column);  // the same for all lanes
+#pragma unroll
+      for (int r = 0; r < num_regions; ++r)
+        if (r == region) sums.mass[r] += e;
+    }
+    __syncthreads();
   }
-  summary.others = block_sum(others, sums);
-  weighted = block_sum(weighted, sums);
-  summary.total = 1 + summary.others;
-  summary.entropy = log(summary.total) - weighted / summary.total;
-  for (int r = 0; r < num_regions; ++r) {
-    const double one = region_of(block, block.origin + largest) == r ? 1 : 0;
-    summary.mass[r] = (block_sum(mass[r], sums) + one) / summary.total;
+  parts[warp][lane] = sums;
+  __syncthreads();
+  if (warp != 0 || own >= rows) return;
+  for (int w = 1; w < weight_warps; ++w) {
+    sums.weighted += parts[w][lane].weighted;
+    for (int r = 0; r < num_regions; ++r) sums.mass[r] += parts[w][lane].mass[r];
   }
-  summary.top = top;
-  summary.largest = largest;
-  if (thread == 0) summaries[row] = summary;
+  partial[static_cast<std::int64_t>(blockIdx.y) * rows + own] = sums;
 }
 
-// Turns a 32 × 32 tile: read by rows, written by tokens.
-__global__ void exponentials(const float* logits, const RowSummary* summaries, EvaluationBlock block, float* out) {
-  constexpr int side = 32;
-  __shared__ float turned[side][side + 1];
-  const int first_column = static_cast<int>(blockIdx.x) * side, first_row = static_cast<int>(blockIdx.y) * side;
-  const int x = static_cast<int>(threadIdx.x) % side, y = static_cast<int>(threadIdx.x) / side;
-  for (int r = y; r < side; r += threads / side) {
-    const int row = first_row + r, column = first_column + x;
-    float e = 0;
-    if (row < block.rows() && column < block.columns && summaries[row].largest >= 0)
-      e = decayed(logits[static_cast<std::int64_t>(row) * block.columns + column] - summaries[row].top);
-    turned[x][r] = e;
+// A warp for each row.
+__global__ void __launch_bounds__(threads) finish_summaries(const PieceSums* partial, int pieces, const unsigned long long* tops,
+                                                            EvaluationBlock block, RowSummary* summaries) {
+  const int row = static_cast<int>(blockIdx.x) * (threads / warp_size) + static_cast<int>(threadIdx.x) / warp_size;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  if (row >= block.rows()) return;
+  PieceSums sums{};
+  for (int p = lane; p < pieces; p += warp_size) {
+    const PieceSums part = partial[static_cast<std::int64_t>(p) * block.rows() + row];
+    sums.weighted += part.weighted;
+    for (int r = 0; r < num_regions; ++r) sums.mass[r] += part.mass[r];
   }
-  __syncthreads();
-  for (int c = y; c < side; c += threads / side) {
-    const int row = first_row + x, column = first_column + c;
-    if (row < block.rows() && column < block.columns)
-      out[static_cast<std::int64_t>(column) * block.rows() + row] = turned[c][x];
+  sums.weighted = warp_sum(sums.weighted);
+  for (int r = 0; r < num_regions; ++r) sums.mass[r] = warp_sum(sums.mass[r]);
+  if (lane != 0) return;
+  RowSummary summary{};
+  const unsigned long long top = tops[row];
+  summary.largest = -1;
+  if (top != 0) {
+    summary.top = logit_of_top(top);
+    summary.largest = column_of_top(top);
+    for (int r = 0; r < num_regions; ++r) summary.others += sums.mass[r];
+    summary.total = 1 + summary.others;
+    summary.entropy = log(summary.total) - sums.weighted / summary.total;
+    for (int r = 0; r < num_regions; ++r) {
+      const double one = region_of(block, block.origin + summary.largest) == r ? 1 : 0;
+      summary.mass[r] = (sums.mass[r] + one) / summary.total;
+    }
   }
+  summaries[row] = summary;
 }
 
 struct Splits {
@@ -273,18 +275,21 @@ __global__ void narrow(const double* total, std::int64_t count, float* out) {
 
 }  // namespace
 
-void launch_row_summaries(const float* logits, const EvaluationBlock& block, RowSummary* summary, cudaStream_t stream) {
-  if (block.rows() == 0) return;
-  row_summaries<<<static_cast<unsigned>(block.rows()), threads, 0, stream>>>(logits, block, summary);
-  check_launch("softmax of decode steps");
+std::int64_t weight_partial_count(const EvaluationBlock& block) {
+  const std::int64_t pieces = (block.columns + piece_columns - 1) / piece_columns;
+  return pieces * block.rows() * static_cast<std::int64_t>(sizeof(PieceSums) / sizeof(double));
 }
 
-void launch_exponentials(const float* logits, const RowSummary* summary, const EvaluationBlock& block, float* exponential,
-                         cudaStream_t stream) {
+void launch_weights(const float* logits, const unsigned long long* top, const EvaluationBlock& block, float* exponential,
+                    double* partial, RowSummary* summary, cudaStream_t stream) {
   if (block.rows() == 0 || block.columns == 0) return;
-  const dim3 grid(blocks_for(block.columns, 32), blocks_for(block.rows(), 32));
-  exponentials<<<grid, threads, 0, stream>>>(logits, summary, block, exponential);
+  const dim3 grid(blocks_for(block.rows(), weight_rows), blocks_for(block.columns, piece_columns));
+  auto* const sums = reinterpret_cast<PieceSums*>(partial);
+  weights<<<grid, threads, 0, stream>>>(logits, top, block, exponential, sums);
   check_launch("attention weights of decode steps");
+  finish_summaries<<<blocks_for(block.rows(), threads / warp_size), threads, 0, stream>>>(sums, static_cast<int>(grid.y), top,
+                                                                                         block, summary);
+  check_launch("softmax of decode steps");
 }
 
 std::int64_t full_partial_count(const EvaluationBlock& block) {

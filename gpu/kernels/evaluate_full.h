@@ -11,13 +11,13 @@
 
 namespace kvreplay::cuda {
 
-// summary [rows] of logits [rows, columns]: all but single_total and output_norm, which become 0. One block a row, two
-// passes over it, bound by memory.
-void launch_row_summaries(const float* logits, const EvaluationBlock& block, RowSummary* summary, cudaStream_t stream);
-
-// exponential [columns, rows]: exp(z - top), 0 where the row sees nothing or was not recorded.
-void launch_exponentials(const float* logits, const RowSummary* summary, const EvaluationBlock& block, float* exponential,
-                         cudaStream_t stream);
+// exponential [columns, rows] of logits [rows, columns]: exp(z - top), 0 where the row sees nothing or was not recorded; and
+// summary [rows]: all but single_total and output_norm, which become 0. top [rows]: of launch_decode_logits(). One pass over
+// the logits by blocks of 32 rows × 1,024 columns, bound by memory: read once, written once. partial: weight_partial_count()
+// doubles.
+std::int64_t weight_partial_count(const EvaluationBlock& block);
+void launch_weights(const float* logits, const unsigned long long* top, const EvaluationBlock& block, float* exponential,
+                    double* partial, RowSummary* summary, cudaStream_t stream);
 
 // sum [rows, d] float64: Σ exp(z - top) · v over every visible key; output [rows, d] float32: o. others [rows, d]: the sum
 // without the largest weight. partial: full_partial_count() doubles. single_of_largest [rows]: the error of removing the key
