@@ -4,9 +4,13 @@
 #include <array>
 #include <climits>
 #include <cmath>
+#include <deque>
+#include <functional>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 
 #include "core/base/parallel.h"
 #include "gpu/kernels/decode_logits.h"
@@ -19,8 +23,12 @@ namespace kvreplay::cuda {
 namespace {
 
 // Bounds on what a block of weights and a batch of runs take on the device. The sums over columns and the sort have scratch
-// of their own, at most 0.4 GiB.
-constexpr std::int64_t block_bytes = std::int64_t{1} << 30, batch_bytes = std::int64_t{1} << 30;
+// of their own, at most 0.4 GiB. A block holds all KV heads of 131,072 tokens × 64 steps where outputs alone are asked for.
+// A batch is small beside a sweep, so that the host reports one while the device computes the next, and has a few thousand
+// tiles for the tensor cores all the same.
+constexpr std::int64_t block_bytes = std::int64_t{5} << 28, batch_bytes = std::int64_t{3} << 27;
+constexpr std::int64_t large_batch_bytes = std::int64_t{1}
+                                           << 30;          // where each batch computes the weights of the layer again
 constexpr std::int64_t most_rows = std::int64_t{1} << 22;  // runs × steps of a batch: what a grid can count
 
 EvaluationBlock block_of(const LoadedLayer& layer, int first_kv_head, int kv_heads, std::int64_t first_step,
@@ -66,6 +74,11 @@ std::vector<std::int32_t> query_rows(const CudaLayer& layer, const CudaLayer::Qu
   return rows;
 }
 
+// Tensor cores take queries in the keys' type.
+auto logits_launcher(const CudaLayer::Queries& queries, const DeviceTensor& key) {
+  return queries.rows.type == key.type ? launch_decode_logits : launch_decode_logits_plain;
+}
+
 // Host memory that the device copies to at full speed. Making it is slow, so it is kept for the next layer.
 class PinnedMemory {
  public:
@@ -101,7 +114,7 @@ class PinnedMemory {
     void* data = nullptr;
     std::size_t bytes = 0;
   };
-  static constexpr std::size_t most_pieces = 16;
+  static constexpr std::size_t most_pieces = 32;
   static std::mutex& mutex() {
     static std::mutex one;
     return one;
@@ -116,15 +129,13 @@ class PinnedMemory {
 
 // What a run keeps, as lists of positions for the device.
 struct RunLists {
-  std::vector<KeptList> lists;  // by stored head; offsets within `positions`
-  std::vector<std::int32_t> positions;
+  std::vector<KeptList> lists;              // by stored head; offsets within `positions`
+  std::span<const std::int32_t> positions;  // of the run's own kept sets, or of `made`
+  std::vector<std::int32_t> made;
   std::int64_t most_kept = 0;  // over heads and steps, of heads that evict anything; an upper bound
 };
 
-void add_list(RunLists& run, const LoadedLayer& layer, std::span<const std::int32_t> prompt) {
-  const auto count = static_cast<std::int64_t>(prompt.size());
-  run.lists.push_back({static_cast<std::int64_t>(run.positions.size()), static_cast<std::int32_t>(count), 0});
-  run.positions.insert(run.positions.end(), prompt.begin(), prompt.end());
+void note_kept(RunLists& run, const LoadedLayer& layer, std::int64_t count) {
   if (count < layer.candidates()) run.most_kept = std::max(run.most_kept, count + layer.steps());
 }
 
@@ -139,26 +150,30 @@ void add_list(RunLists& run, const LoadedLayer& layer, const std::int32_t* evict
     there.push_back(static_cast<std::int32_t>(i));
     until.push_back(evicted_at[i] < 0 ? INT_MAX : evicted_at[i]);
   }
-  if (!timed) {
-    there.resize(there.size() - static_cast<std::size_t>(layer.steps()));  // generated tokens are not listed
-    add_list(run, layer, std::span<const std::int32_t>(there));
-    return;
+  if (!timed) there.resize(there.size() - static_cast<std::size_t>(layer.steps()));  // generated tokens are not listed
+  const auto count = static_cast<std::int32_t>(there.size());
+  run.lists.push_back({static_cast<std::int64_t>(run.made.size()), count, timed ? 1 : 0});
+  run.made.insert(run.made.end(), there.begin(), there.end());
+  if (timed) {
+    run.made.insert(run.made.end(), until.begin(), until.end());
+    run.most_kept = std::max<std::int64_t>(run.most_kept, count);
+  } else {
+    note_kept(run, layer, count);
   }
-  run.lists.push_back({static_cast<std::int64_t>(run.positions.size()), static_cast<std::int32_t>(there.size()), 1});
-  run.positions.insert(run.positions.end(), there.begin(), there.end());
-  run.positions.insert(run.positions.end(), until.begin(), until.end());
-  run.most_kept = std::max(run.most_kept, static_cast<std::int64_t>(there.size()));
 }
 
-RunLists lists_of(const LoadedLayer& layer, const RunEvictions& run) {
-  RunLists lists;
-  for (std::int64_t h = 0; h < run.heads(); ++h) {
-    if (run.kept != nullptr)
-      add_list(lists, layer, (*run.kept)[h]);
-    else
-      add_list(lists, layer, run.evicted_at[h].data());
+void fill_lists(RunLists& lists, const LoadedLayer& layer, const RunEvictions& run) {
+  if (run.kept == nullptr) {
+    for (std::int64_t h = 0; h < run.heads(); ++h) add_list(lists, layer, run.evicted_at[h].data());
+    lists.positions = lists.made;
+    return;
   }
-  return lists;
+  for (std::int64_t h = 0; h < run.heads(); ++h) {
+    const auto count = static_cast<std::int64_t>((*run.kept)[h].size());
+    lists.lists.push_back({run.kept->offset[static_cast<std::size_t>(h)], static_cast<std::int32_t>(count), 0});
+    note_kept(lists, layer, count);
+  }
+  lists.positions = run.kept->position;
 }
 
 // The results of some runs, under their indices among all.
@@ -239,9 +254,10 @@ class FullCache {
     const std::int64_t rows = block.rows(), weights = k * rows * block.columns, vectors = k * rows * block.dim;
     const std::int64_t head = block.first_kv_head + k, first_element = head * layer_.tokens * block.dim;
     RowSummary* const row_summary = summary.data() + k * rows;
-    launch_decode_logits(query.data() + vectors, element_at(layer_.key, first_element), layer_.key.type,
-                         query_row_.data() + block.first_step, block, static_cast<float>(layer_.attention_scale),
-                         static_cast<float>(layer_.logit_softcap), logits_.data(), stream, top_.data());
+    logits_launcher(queries_, layer_.key)(query.data() + vectors, element_at(layer_.key, first_element), layer_.key.type,
+                                          query_row_.data() + block.first_step, block,
+                                          static_cast<float>(layer_.attention_scale),
+                                          static_cast<float>(layer_.logit_softcap), logits_.data(), stream, top_.data());
     {
       const Buffer<double> partial(device_, weight_partial_count(block));
       launch_weights(logits_.data(), top_.data(), block, exponential.data() + weights, partial.data(), row_summary, stream);
@@ -276,41 +292,77 @@ class FullCache {
 // Runs [begin, end) of all, with their lists on the device.
 struct Batch {
   std::size_t begin = 0, end = 0;
-  Buffer<KeptList> lists;
-  Buffer<std::int32_t> first_list, list_heads, positions;
+  std::optional<PinnedMemory> host;  // what is being copied to `bytes`
+  Buffer<std::byte> bytes;
+  const KeptList* lists = nullptr;
+  const std::int32_t *first_list = nullptr, *list_heads = nullptr, *positions = nullptr;
   bool by_query_head = false;
+  std::vector<std::int64_t> evicted;  // [runs, steps of the block]: Σ over heads; on the host
 
   std::int64_t runs() const { return static_cast<std::int64_t>(end - begin); }
 };
 
-Batch upload_batch(const CudaLayer& layer, const std::vector<RunLists>& runs, std::size_t begin, std::size_t end) {
-  std::vector<KeptList> lists;
-  std::vector<std::int32_t> first_list, list_heads, positions;
-  Batch batch;
-  batch.begin = begin;
-  batch.end = end;
-  std::size_t size = 0;
-  for (std::size_t r = begin; r < end; ++r) size += runs[r].positions.size();
-  positions.reserve(size);
+// Does not wait for the copy: one for everything, from pinned memory that the batch holds.
+std::shared_ptr<Batch> upload_batch(const CudaLayer& layer, const std::vector<RunLists>& runs, std::size_t begin,
+                                    std::size_t end) {
+  auto batch = std::make_shared<Batch>();
+  batch->begin = begin;
+  batch->end = end;
+  std::vector<std::size_t> first_list = {0}, first_position = {0};
   for (std::size_t r = begin; r < end; ++r) {
-    const auto heads = static_cast<std::int32_t>(runs[r].lists.size());
-    first_list.push_back(static_cast<std::int32_t>(lists.size()));
-    list_heads.push_back(heads);
-    batch.by_query_head |= heads == layer.num_query_heads && layer.group() > 1;
-    for (KeptList list : runs[r].lists) {
-      list.offset += static_cast<std::int64_t>(positions.size());
-      lists.push_back(list);
-    }
-    positions.insert(positions.end(), runs[r].positions.begin(), runs[r].positions.end());
+    first_list.push_back(first_list.back() + runs[r].lists.size());
+    first_position.push_back(first_position.back() + runs[r].positions.size());
+    batch->by_query_head |= static_cast<int>(runs[r].lists.size()) == layer.num_query_heads && layer.group() > 1;
   }
-  Device& device = *layer.device;
-  batch.lists = uploaded(device, lists);
-  batch.first_list = uploaded(device, first_list);
-  batch.list_heads = uploaded(device, list_heads);
-  batch.positions = uploaded(device, positions);
-  device.synchronize();  // the vectors go
+  const std::size_t count = end - begin, lists_bytes = first_list.back() * sizeof(KeptList), run_bytes = count * 4;
+  const std::size_t bytes = lists_bytes + 2 * run_bytes + first_position.back() * 4;
+  const auto place = [&](std::byte* base) {
+    batch->lists = reinterpret_cast<const KeptList*>(base);
+    batch->first_list = reinterpret_cast<const std::int32_t*>(base + lists_bytes);
+    batch->list_heads = reinterpret_cast<const std::int32_t*>(base + lists_bytes + run_bytes);
+    batch->positions = reinterpret_cast<const std::int32_t*>(base + lists_bytes + 2 * run_bytes);
+  };
+  batch->host.emplace(bytes);
+  auto* const host = static_cast<std::byte*>(batch->host->data());
+  place(host);
+  parallel_for(static_cast<std::int64_t>(count), 16, [&](std::int64_t first, std::int64_t last) {
+    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
+      const RunLists& run = runs[begin + i];
+      const_cast<std::int32_t*>(batch->first_list)[i] = static_cast<std::int32_t>(first_list[i]);
+      const_cast<std::int32_t*>(batch->list_heads)[i] = static_cast<std::int32_t>(run.lists.size());
+      for (std::size_t l = 0; l < run.lists.size(); ++l) {
+        KeptList list = run.lists[l];
+        list.offset += static_cast<std::int64_t>(first_position[i]);
+        const_cast<KeptList*>(batch->lists)[first_list[i] + l] = list;
+      }
+      std::copy(run.positions.begin(), run.positions.end(), const_cast<std::int32_t*>(batch->positions) + first_position[i]);
+    }
+  });
+  batch->bytes = Buffer<std::byte>(*layer.device, static_cast<std::int64_t>(bytes));
+  batch->bytes.upload(host);
+  place(batch->bytes.data());
   return batch;
 }
+
+// What the device is still computing, and what the host does with it then.
+class Pending {
+ public:
+  Pending(cudaStream_t stream, std::function<void()> report) : report_(std::move(report)) {
+    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event");
+    check(cudaEventRecord(event_, stream), "recording an event");
+  }
+  Pending(const Pending&) = delete;
+  Pending& operator=(const Pending&) = delete;
+  ~Pending() { cudaEventDestroy(event_); }
+  void finish() const {
+    check(cudaEventSynchronize(event_), "waiting for the device");
+    report_();
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+  std::function<void()> report_;
+};
 
 class Evaluation {
  public:
@@ -340,13 +392,20 @@ class Evaluation {
     partial_ = Buffer<LayerSums>(device_, layer_partial_count(plan.runs * plan.steps, layer.hidden_size));
   }
 
+  // The host reports one batch while the device computes the next.
   void run() {
-    for (std::int64_t step = 0; step < layer_.steps(); step += plan_.steps) {
-      const std::int64_t steps = std::min<std::int64_t>(plan_.steps, layer_.steps() - step);
-      for (std::size_t begin = 0; begin < runs_.size(); begin += static_cast<std::size_t>(plan_.runs)) {
-        const std::size_t end = std::min(begin + static_cast<std::size_t>(plan_.runs), runs_.size());
-        run_batch(upload_batch(layer_, runs_, begin, end), step, steps);
+    try {
+      for (std::int64_t step = 0; step < layer_.steps(); step += plan_.steps) {
+        const std::int64_t steps = std::min<std::int64_t>(plan_.steps, layer_.steps() - step);
+        for (std::size_t begin = 0; begin < runs_.size(); begin += static_cast<std::size_t>(plan_.runs)) {
+          const std::size_t end = std::min(begin + static_cast<std::size_t>(plan_.runs), runs_.size());
+          run_batch(upload_batch(layer_, runs_, begin, end), step, steps);
+        }
       }
+      finish_until(0);
+    } catch (...) {
+      cudaStreamSynchronize(device_.stream());  // pinned memory is given back to other work after this
+      throw;
     }
   }
 
@@ -357,26 +416,41 @@ class Evaluation {
     return static_cast<int>(std::min(most, layer_.tokens));
   }
 
-  void run_batch(const Batch& batch, std::int64_t first_step, std::int64_t steps) {
-    evicted_.assign(static_cast<std::size_t>(batch.runs() * steps), 0);
-    for (int head = 0; head < layer_.num_kv_heads; head += plan_.kv_heads) {
+  void run_batch(const std::shared_ptr<Batch>& batch, std::int64_t first_step, std::int64_t steps) {
+    batch->evicted.assign(static_cast<std::size_t>(batch->runs() * steps), 0);
+    const std::size_t most_pending = 4;
+    std::size_t own = 0;
+    for (int head = 0; head < layer_.num_kv_heads; head += plan_.kv_heads, ++own) {
       const EvaluationBlock block =
           block_of(layer_, head, std::min(plan_.kv_heads, layer_.num_kv_heads - head), first_step, steps);
       full_.prepare(block);
       measure(batch, block);
+      finish_until(most_pending);
     }
-    if (request_.outputs) measure_layer(batch, first_step, steps);
+    if (request_.outputs) {
+      measure_layer(batch, first_step, steps);
+      ++own;
+    }
+    finish_until(std::min(own, most_pending));  // what came before this batch
   }
 
-  void measure(const Batch& batch, const EvaluationBlock& block) {
+  // Reports, oldest first, until at most `left` are still to come.
+  void finish_until(std::size_t left) {
+    while (pending_.size() > left) {
+      pending_.front()->finish();
+      pending_.pop_front();
+    }
+  }
+
+  void measure(const std::shared_ptr<Batch>& batch, const EvaluationBlock& block) {
     KeptArguments a;
     a.block = block;
-    a.runs = static_cast<int>(batch.runs());
-    a.lists = batch.lists.data();
-    a.first_list = batch.first_list.data();
-    a.list_heads = batch.list_heads.data();
-    a.positions = batch.positions.data();
-    a.by_query_head = batch.by_query_head;
+    a.runs = static_cast<int>(batch->runs());
+    a.lists = batch->lists;
+    a.first_list = batch->first_list;
+    a.list_heads = batch->list_heads;
+    a.positions = batch->positions;
+    a.by_query_head = batch->by_query_head;
     a.summary = full_.summary.data();
     a.exponential = full_.exponential.data();
     a.single = full_.single.data();
@@ -395,27 +469,34 @@ class Evaluation {
     if (request_.outputs) {
       a.sum = full_.sum.data();
       a.difference = difference_.data();
-      launch_place_outputs(full_.output.data(), block, outputs_.data(), device_.stream());
+      if (batch->begin == 0) launch_place_outputs(full_.output.data(), block, outputs_.data(), device_.stream());
     }
     launch_kept(a, device_.multiprocessors(), device_.stream());
 
     const std::int64_t count = a.cell_count(), rows = static_cast<std::int64_t>(block.kv_heads) * block.rows();
-    const PinnedMemory cells(static_cast<std::size_t>(count) * sizeof(KeptCell));
-    const PinnedMemory summaries(static_cast<std::size_t>(rows) * sizeof(RowSummary));
-    download(cells_.data(), count, cells);
-    download(full_.summary.data(), rows, summaries);
-    device_.synchronize();
-    report_heads(batch, block, static_cast<const KeptCell*>(cells.data()), static_cast<const RowSummary*>(summaries.data()));
+    const auto cells = downloaded(cells_.data(), count);
+    const auto summaries = downloaded(full_.summary.data(), rows);
+    add_pending([this, batch, block, cells, summaries] {
+      report_heads(*batch, block, static_cast<const KeptCell*>(cells->data()),
+                   static_cast<const RowSummary*>(summaries->data()));
+    });
   }
 
+  void add_pending(std::function<void()> report) {
+    pending_.push_back(std::make_unique<Pending>(device_.stream(), std::move(report)));
+  }
+
+  // Pinned memory that holds the numbers when the stream has come this far.
   template <class T>
-  void download(const T* source, std::int64_t count, const PinnedMemory& target) const {
-    check(cudaMemcpyAsync(target.data(), source, static_cast<std::size_t>(count) * sizeof(T), cudaMemcpyDeviceToHost,
-                          device_.stream()),
+  std::shared_ptr<PinnedMemory> downloaded(const T* source, std::int64_t count) const {
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+    auto target = std::make_shared<PinnedMemory>(bytes);
+    check(cudaMemcpyAsync(target->data(), source, bytes, cudaMemcpyDeviceToHost, device_.stream()),
           "copying results from the device");
+    return target;
   }
 
-  void report_heads(const Batch& batch, const EvaluationBlock& block, const KeptCell* cells, const RowSummary* summaries) {
+  void report_heads(Batch& batch, const EvaluationBlock& block, const KeptCell* cells, const RowSummary* summaries) {
     const std::int64_t rows = block.rows(), stride = block.kv_heads * rows;
     // Each head's results come from one thread, step after step.
     parallel_for(static_cast<std::int64_t>(block.kv_heads) * block.group, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -437,7 +518,7 @@ class Evaluation {
       for (std::int64_t r = begin; r < end; ++r)
         for (std::int64_t row = 0; row < stride; ++row)
           if (summaries[row].largest >= 0)
-            evicted_[static_cast<std::size_t>(r * block.steps + row % block.steps)] +=
+            batch.evicted[static_cast<std::size_t>(r * block.steps + row % block.steps)] +=
                 visible(block, static_cast<int>(row % block.steps)) - cells[r * stride + row].kept;
     });
   }
@@ -477,51 +558,64 @@ class Evaluation {
     }
   }
 
-  // Leaves outputs_ and difference_ in the form of tensor cores where those multiply.
-  void project(std::int64_t rows, std::int64_t steps) {
+  // Of all runs alike: before_ and output_squared_ from outputs_, which is left in the form of tensor cores.
+  void project_outputs(std::int64_t steps) {
     const cudaStream_t stream = device_.stream();
+    if (projection_ == nullptr) {
+      launch_squared_norms(outputs_.data(), steps, width_, output_squared_.data(), stream);
+      return;
+    }
     const DeviceTensor& stored = projection_->stored;
     const std::int64_t hidden = stored.shape[1];
     if (projection_->on_tensor_cores()) {
-      const HalfProjection half = projection_->half_projection();
       launch_split_rows(outputs_.data(), steps, width_, unit_.data(), stream);
-      launch_project_split(outputs_.data(), unit_.data(), steps, half, before_.data(), stream);
-      launch_split_rows(difference_.data(), rows, width_, unit_.data(), stream);
-      launch_layer_sums_split(difference_.data(), unit_.data(), rows, half, before_.data(), steps, partial_.data(),
-                              sums_.data(), stream);
+      launch_project_split(outputs_.data(), unit_.data(), steps, projection_->half_projection(), before_.data(), stream);
     } else {
       launch_project(outputs_.data(), steps, stored.data(), stored.type, hidden, width_, before_.data(), stream);
-      launch_layer_sums(difference_.data(), rows, stored.data(), stored.type, hidden, width_, before_.data(), steps,
-                        partial_.data(), sums_.data(), stream);
     }
     launch_squared_norms(before_.data(), steps, hidden, output_squared_.data(), stream);
   }
 
-  void measure_layer(const Batch& batch, std::int64_t first_step, std::int64_t steps) {
+  // sums_ from difference_, which is left in the form of tensor cores.
+  void sum_differences(std::int64_t rows, std::int64_t steps) {
     const cudaStream_t stream = device_.stream();
-    const std::int64_t rows = batch.runs() * steps;
-    const bool projected = projection_ != nullptr;
-    if (projected) {
-      project(rows, steps);
-    } else {
-      launch_squared_norms(outputs_.data(), steps, width_, output_squared_.data(), stream);
+    if (projection_ == nullptr) {
       launch_concatenated_sums(difference_.data(), rows, width_, outputs_.data(), steps, sums_.data(), stream);
+    } else if (projection_->on_tensor_cores()) {
+      launch_split_rows(difference_.data(), rows, width_, unit_.data(), stream);
+      launch_layer_sums_split(difference_.data(), unit_.data(), rows, projection_->half_projection(), before_.data(), steps,
+                              partial_.data(), sums_.data(), stream);
+    } else {
+      const DeviceTensor& stored = projection_->stored;
+      launch_layer_sums(difference_.data(), rows, stored.data(), stored.type, stored.shape[1], width_, before_.data(), steps,
+                        partial_.data(), sums_.data(), stream);
     }
-    const PinnedMemory sums(static_cast<std::size_t>(rows) * sizeof(LayerSums));
-    const PinnedMemory squared(static_cast<std::size_t>(steps) * sizeof(double));
-    download(sums_.data(), rows, sums);
-    download(output_squared_.data(), steps, squared);
-    device_.synchronize();
-    parallel_for(batch.runs(), 1, [&](std::int64_t begin, std::int64_t end) {
+  }
+
+  void measure_layer(const std::shared_ptr<Batch>& batch, std::int64_t first_step, std::int64_t steps) {
+    const std::int64_t rows = batch->runs() * steps;
+    if (batch->begin == 0) project_outputs(steps);
+    sum_differences(rows, steps);
+    const auto sums = downloaded(sums_.data(), rows);
+    const auto squared = downloaded(output_squared_.data(), steps);
+    add_pending([this, batch, first_step, steps, sums, squared] {
+      report_layer(*batch, first_step, steps, static_cast<const LayerSums*>(sums->data()),
+                   static_cast<const double*>(squared->data()));
+    });
+  }
+
+  void report_layer(const Batch& batch, std::int64_t first_step, std::int64_t steps, const LayerSums* sums,
+                    const double* squared) const {
+    parallel_for(batch.runs(), 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r)
         for (std::int64_t s = 0; s < steps; ++s) {
-          const LayerSums& of = static_cast<const LayerSums*>(sums.data())[r * steps + s];
+          const LayerSums& of = sums[r * steps + s];
           LayerStep step;
           step.recorded = full_.recorded(first_step + s);
-          step.projected = projected;
-          step.evicted = evicted_[static_cast<std::size_t>(r * steps + s)];
+          step.projected = projection_ != nullptr;
+          step.evicted = batch.evicted[static_cast<std::size_t>(r * steps + s)];
           step.difference_norm = std::sqrt(of.difference);
-          step.output_norm = std::sqrt(static_cast<const double*>(squared.data())[s]);
+          step.output_norm = std::sqrt(squared[s]);
           step.kept_output_norm = std::sqrt(of.kept);
           step.inner_product = of.inner;
           sink_.layer(batch.begin + static_cast<std::size_t>(r), first_step + s, step);
@@ -544,7 +638,7 @@ class Evaluation {
   Buffer<float> outputs_, difference_, unit_, before_;
   Buffer<LayerSums> partial_, sums_;
   Buffer<double> output_squared_;
-  std::vector<std::int64_t> evicted_;  // [runs of the batch, steps of the block]: Σ over heads
+  std::deque<std::unique_ptr<Pending>> pending_;
 };
 
 }  // namespace
@@ -565,16 +659,20 @@ EvaluationPlan::EvaluationPlan(const LoadedLayer& layer, std::int64_t run_count,
   const std::int64_t tiles = projection_bytes > 0 ? layer_partial_count(1, layer.hidden_size) : 0;
   const auto cell_bytes = static_cast<std::int64_t>(sizeof(KeptCell) + sizeof(double) + sizeof(unsigned long long)) * rows;
   const auto run_bytes =
-      cell_bytes + (request.outputs ? steps * (width * 4 + (tiles + 1) * static_cast<std::int64_t>(sizeof(LayerSums))) : 0);
-  runs = std::clamp<std::int64_t>(batch_bytes / run_bytes, 1, std::max<std::int64_t>(run_count, 1));
+      cell_bytes +
+      (request.outputs ? steps * (width * 4 + 4 + (tiles + 1) * static_cast<std::int64_t>(sizeof(LayerSums))) : 0);
+  const bool once = kv_heads == layer.num_kv_heads && steps == layer.steps();
+  runs = std::clamp<std::int64_t>((once ? batch_bytes : large_batch_bytes) / run_bytes, 1,
+                                  std::max<std::int64_t>(run_count, 1));
   runs = std::min(runs, std::max<std::int64_t>(most_rows / steps, 1));
+  const std::int64_t batches = (std::max<std::int64_t>(run_count, 1) + runs - 1) / runs;
+  runs = (std::max<std::int64_t>(run_count, 1) + batches - 1) / batches;  // batches of one size
 
   const EvaluationBlock block = block_of(layer, 0, kv_heads, 0, steps);
   const auto row_bytes = static_cast<std::int64_t>(sizeof(RowSummary)) + 12 + dim * 16;
   bytes = step_bytes * steps * (1 + matrices * kv_heads) + rows * row_bytes + runs * run_bytes + projection_bytes +
           steps * (width + layer.hidden_size + 2) * 4;
-  std::int64_t scratch =
-      std::max({full_partial_count(block), single_partial_count(block), weight_partial_count(block)}) * 8;
+  std::int64_t scratch = std::max({full_partial_count(block), single_partial_count(block), weight_partial_count(block)}) * 8;
   if (request.overlap)
     for (const int needed : {block.columns, block.columns / 4})  // all are sorted, or the most that are selected first
       scratch = std::max(scratch, static_cast<std::int64_t>(rank_scratch_bytes(block, needed)));
@@ -598,7 +696,7 @@ void evaluate(const CudaLayer& layer, const std::vector<RunEvictions>& runs, con
   std::vector<RunLists> lists(plain_runs.size());
   parallel_for(static_cast<std::int64_t>(lists.size()), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i)
-      lists[static_cast<std::size_t>(i)] = lists_of(layer, runs[plain_runs[static_cast<std::size_t>(i)]]);
+      fill_lists(lists[static_cast<std::size_t>(i)], layer, runs[plain_runs[static_cast<std::size_t>(i)]]);
   });
   const CudaLayer::OutputProjection* projection = nullptr;
   if (request.outputs && layer.trace->has(layer.layer, LayerDataset::output_projection))
@@ -607,7 +705,8 @@ void evaluate(const CudaLayer& layer, const std::vector<RunEvictions>& runs, con
       layer, static_cast<std::int64_t>(lists.size()), request,
       projection == nullptr ? 0 : static_cast<std::int64_t>(projection->stored.bytes.bytes() + projection->half.bytes()));
   RenumberedSink renumbered(sink, plain_runs);
-  Evaluation(layer, lists, request, plan, projection, renumbered).run();
+  EvaluationSink& of_plain_runs = changed_runs.empty() ? sink : renumbered;
+  Evaluation(layer, lists, request, plan, projection, of_plain_runs).run();
 }
 
 Tensor<float, 2> decode_logits(const CudaLayer& layer, int query_head) {
@@ -628,9 +727,9 @@ Tensor<float, 2> decode_logits(const CudaLayer& layer, int query_head) {
     block.columns = static_cast<int>(tokens);
     launch_gather_queries(queries.rows.data(), queries.rows.type, static_cast<std::int64_t>(queries.positions.size()),
                           rows.data() + first, query_head, 1, block.steps, block.dim, query.data(), device.stream());
-    launch_decode_logits(query.data(), element_at(layer.key, kv_head * tokens * dim), layer.key.type, rows.data() + first,
-                         block, static_cast<float>(layer.attention_scale), static_cast<float>(layer.logit_softcap),
-                         on_device.data(), device.stream());
+    logits_launcher(queries, layer.key)(query.data(), element_at(layer.key, kv_head * tokens * dim), layer.key.type,
+                                        rows.data() + first, block, static_cast<float>(layer.attention_scale),
+                                        static_cast<float>(layer.logit_softcap), on_device.data(), device.stream(), nullptr);
     check(cudaMemcpyAsync(logits.data() + first * tokens, on_device.data(),
                           static_cast<std::size_t>(block.steps * tokens) * sizeof(float), cudaMemcpyDeviceToHost,
                           device.stream()),

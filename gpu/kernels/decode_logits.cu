@@ -116,7 +116,8 @@ __global__ void __launch_bounds__(tensor_threads, 3)
   const int dim = block.dim, stride = dim + 8;  // rows 16 bytes longer: in different banks
   auto* const q = reinterpret_cast<Element*>(memory);
   Element* const k = q + tensor_rows * stride;
-  const int first_row = static_cast<int>(blockIdx.x) * tensor_rows, first_token = static_cast<int>(blockIdx.y) * tensor_tokens;
+  const int first_row = static_cast<int>(blockIdx.x) * tensor_rows,
+            first_token = static_cast<int>(blockIdx.y) * tensor_tokens;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
 
   const int chunks = dim / 8;
@@ -124,7 +125,8 @@ __global__ void __launch_bounds__(tensor_threads, 3)
     const int token = i / chunks, chunk = i % chunks;
     const bool inside = first_token + token < block.columns;
     copy_async_16(k + token * stride + chunk * 8,
-                  key + (inside ? static_cast<std::int64_t>(block.origin + first_token + token) * dim + chunk * 8 : 0), inside);
+                  key + (inside ? static_cast<std::int64_t>(block.origin + first_token + token) * dim + chunk * 8 : 0),
+                  inside);
   }
   copy_async_commit();
   for (int i = thread; i < tensor_rows * dim; i += tensor_threads) {
@@ -180,8 +182,9 @@ __global__ void __launch_bounds__(tensor_threads, 3)
 }
 
 template <class Element>
-void launch_tensor_logits(const float* query, const Element* key, const std::int32_t* query_row, const EvaluationBlock& block,
-                          float scale, float cap, float* logits, cudaStream_t stream, unsigned long long* top) {
+void launch_tensor_logits(const float* query, const Element* key, const std::int32_t* query_row,
+                          const EvaluationBlock& block, float scale, float cap, float* logits, cudaStream_t stream,
+                          unsigned long long* top) {
   const dim3 grid(blocks_for(block.rows(), tensor_rows), blocks_for(block.columns, tensor_tokens));
   const std::size_t bytes = tensor_bytes(block.dim);
   check(cudaFuncSetAttribute(tensor_logits<Element>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),

@@ -18,9 +18,9 @@ void launch_gather_queries(const void* queries, ElementType type, std::int64_t r
                            int first_head, int heads, int steps, int dim, float* out, cudaStream_t stream);
 
 // logits [rows, columns] of one KV head's rows: scale · q·k summed in float32, soft-capped where cap > 0; -inf where the row
-// does not see the position, NaN in rows that were not recorded. query: [rows, d] float32, numbers of the key's type; key: of
-// that head's position 0. top [rows], where it is given: the largest logit and its first column, as top_of() packs them; 0 in
-// rows that were not recorded.
+// does not see the position, NaN in rows that were not recorded. query: [rows, d] float32, numbers of the key's type; key:
+// of that head's position 0. top [rows], where it is given: the largest logit and its first column, as top_of() packs them;
+// 0 in rows that were not recorded.
 void launch_decode_logits(const float* query, const void* key, ElementType key_type, const std::int32_t* query_row,
                           const EvaluationBlock& block, float scale, float cap, float* logits, cudaStream_t stream,
                           unsigned long long* top = nullptr);

@@ -40,9 +40,9 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll
       for (int j = 0; j < each; ++j) {
         const int r = warp + i * weight_warps, column = first + lane + j * warp_size;
-        turned[r][lane + j * warp_size] =
-            first_row + r < rows && column < end ? logits[static_cast<std::int64_t>(first_row + r) * block.columns + column]
-                                                 : -CUDART_INF_F;
+        turned[r][lane + j * warp_size] = first_row + r < rows && column < end
+                                              ? logits[static_cast<std::int64_t>(first_row + r) * block.columns + column]
+                                              : -CUDART_INF_F;
       }
     __syncthreads();
 #pragma unroll 4
@@ -70,8 +70,9 @@ __global__ void __launch_bounds__(threads)
 }
 
 // A warp for each row.
-__global__ void __launch_bounds__(threads) finish_summaries(const PieceSums* partial, int pieces, const unsigned long long* tops,
-                                                            EvaluationBlock block, RowSummary* summaries) {
+__global__ void __launch_bounds__(threads)
+    finish_summaries(const PieceSums* partial, int pieces, const unsigned long long* tops, EvaluationBlock block,
+                     RowSummary* summaries) {
   const int row = static_cast<int>(blockIdx.x) * (threads / warp_size) + static_cast<int>(threadIdx.x) / warp_size;
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   if (row >= block.rows()) return;
@@ -287,8 +288,8 @@ void launch_weights(const float* logits, const unsigned long long* top, const Ev
   auto* const sums = reinterpret_cast<PieceSums*>(partial);
   weights<<<grid, threads, 0, stream>>>(logits, top, block, exponential, sums);
   check_launch("attention weights of decode steps");
-  finish_summaries<<<blocks_for(block.rows(), threads / warp_size), threads, 0, stream>>>(sums, static_cast<int>(grid.y), top,
-                                                                                         block, summary);
+  finish_summaries<<<blocks_for(block.rows(), threads / warp_size), threads, 0, stream>>>(sums, static_cast<int>(grid.y),
+                                                                                          top, block, summary);
   check_launch("softmax of decode steps");
 }
 

@@ -253,8 +253,8 @@ bool half_projection_supported(ElementType type, std::int64_t inner) {
 void launch_half_projection(const void* projection, std::int64_t hidden, std::int64_t inner, void* out, float* unit,
                             cudaStream_t stream) {
   if (hidden == 0) return;
-  half_projection<<<static_cast<unsigned>(hidden), split_threads, 0, stream>>>(
-      static_cast<const __nv_bfloat16*>(projection), inner, static_cast<__half*>(out), unit);
+  half_projection<<<static_cast<unsigned>(hidden), split_threads, 0, stream>>>(static_cast<const __nv_bfloat16*>(projection),
+                                                                               inner, static_cast<__half*>(out), unit);
   check_launch("the output projection in float16");
 }
 

@@ -1,10 +1,10 @@
 // The layer step of many runs on tensor cores: evaluate_layer.h's sums for a projection W_o of two-byte numbers.
 //
-// W_o is an exact operand; a float32 row is the sum of two float16 parts under a power of two of its own, which hold 22 of its
-// 24 bits for every element above 2^-29 of the row's largest one, and products are accumulated in float32. Relative to the
-// norm that costs 2^-23 for each element, independent of each other, beside what float32 sums of a few thousand products cost
-// anyway: 1e-5 holds for it as for the plain form. bfloat16 W_o becomes float16 under a power of two for each of its rows:
-// exact for elements above 2^-32 of the row's largest.
+// W_o is an exact operand; a float32 row is the sum of two float16 parts under a power of two of its own, which hold 22 of
+// its 24 bits for every element above 2^-29 of the row's largest one, and products are accumulated in float32. Relative to
+// the norm that costs 2^-23 for each element, independent of each other, beside what float32 sums of a few thousand products
+// cost anyway: 1e-5 holds for it as for the plain form. bfloat16 W_o becomes float16 under a power of two for each of its
+// rows: exact for elements above 2^-32 of the row's largest.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -36,8 +36,8 @@ SortPlan plan_sort(const EvaluationBlock& block, int needed) {
   SortPlan plan;
   plan.selected = needed <= block.columns / 4;
   plan.width = plan.selected ? needed : block.columns;
-  plan.rows = static_cast<int>(
-      std::clamp<std::int64_t>(sorted_at_once / std::max(plan.width, 1), 1, std::max(block.rows(), 1)));
+  plan.rows =
+      static_cast<int>(std::clamp<std::int64_t>(sorted_at_once / std::max(plan.width, 1), 1, std::max(block.rows(), 1)));
   return plan;
 }
 

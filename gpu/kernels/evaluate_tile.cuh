@@ -1,7 +1,8 @@
 // Σ weight · value over tokens in float64, a tile of 64 rows at a time: what both the full cache's and the kept sets'
 // outputs are made of. Two rungs with the same sums and the same interface:
 // - plain: each thread a 4 × 8 part of the result by fused multiply-adds; bound by their float64 rate (33 TFLOP/s on H100),
-// - tensor cores in float64, twice that rate; a warp holds 16 rows × half of the columns. mma.m16n8k8 from sm_90 on, where the
+// - tensor cores in float64, twice that rate; a warp holds 16 rows × half of the columns. mma.m16n8k8 from sm_90 on, where
+// the
 //   m8n8k4 of sm_80 has a fraction of the rate.
 // Both round every sum to float64; only the order of additions differs. Included by kernels alone.
 #pragma once
@@ -64,7 +65,8 @@ struct TensorCoreSums {
 #pragma unroll
       for (int j = 0; j < columns; j += 2) {
         const int column = slot() * (Columns / 2) + j / 2 * 8 + lane() / 4;
-        asm("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        asm("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+            "%3};"
             : "+d"(at[0][j]), "+d"(at[0][j + 1]), "+d"(at[1][j]), "+d"(at[1][j + 1])
             : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(tile.value[k + lane() % 4][column]),
               "d"(tile.value[k + 4 + lane() % 4][column]));
