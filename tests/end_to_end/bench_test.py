@@ -30,6 +30,16 @@ class Bench(EndToEndTest):
         self.assertEqual(snapkv["bytes"], 8 * 320 * 128 * 4)
         self.assertEqual(snapkv["operations"], 2 * 32 * 32 * 256 * 128)
 
+    def test_many_runs_of_one_layer(self):
+        (row,) = self.json_of(*SMALL, "--only", "evaluate", "--runs-per-layer", "2")["rows"]
+        self.assertEqual(row["name"], "evaluate: 2 runs of one layer")
+        self.assertEqual(row["parts"], 2)
+        # Budgets 64 and 69 of 8 heads: a weight for each of 4 · 64 queries and a value of 128 numbers, float32, beside K and V.
+        self.assertEqual(row["bytes"], 2 * 8 * 320 * 128 * 4 + 8 * (64 + 69) * (4 * 64 * 4 + 128 * 4))
+        # 2 runs of 64 steps: o' - o of 32 heads, d 128, through W_o to 4,096; beside the attention itself.
+        self.assertEqual(row["operations"], 4 * 32 * 64 * 320 * 128 + 2 * 2 * 64 * 32 * 128 * 4096)
+        self.assertRegex(self.succeeds(*SMALL, "--only", "evaluate", "--runs-per-layer", "2"), r"layer: \d+\.\d+ ms a run")
+
     def test_the_table_says_the_same(self):
         text = self.succeeds(*SMALL, "--only", "snapkv")
         self.assertRegex(text, r"^CPU, \d+ threads?, \w+: reads \d+\.\d+ TB/s, copies .* TFLOP/s")

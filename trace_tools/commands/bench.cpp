@@ -124,6 +124,7 @@ struct Measured {
   std::int64_t memory = 0;  // bytes beyond what was there before, at most; 0 where it is not known
   double floor = 0;         // seconds
   std::string bound = {};   // "bytes" or "operations"
+  std::int64_t parts = 0;   // runs that one measurement is made of; 0: it is one thing
 };
 
 void set_floor(Measured& row, const Rates& rates) {
@@ -141,6 +142,32 @@ double median_of(std::vector<double> values) {
 struct Discard final : EvaluationSink {
   void head(std::size_t, int, std::int64_t, const HeadStep&) override {}
   void layer(std::size_t, std::int64_t, const LayerStep&) override {}
+};
+
+// The bytes and operations that each row cannot do without.
+struct Counts {
+  double heads, kv_heads, d, hidden, window, tokens, prompt, steps, element;
+
+  double key() const { return kv_heads * tokens * d * element; }
+  double window_products() const { return 2 * heads * window * prompt * d; }
+  double projected_values() const { return 2 * heads * prompt * d * d; }
+  // Every window row, in float32, written once and read once: a ranking needs them all.
+  double ranked_rows() const { return 2 * heads * window * prompt * 4; }
+
+  Work snapkv() const { return {key(), window_products()}; }
+  Work restkv_average() const { return {2 * key(), window_products() + projected_values()}; }
+  Work restkv_adaptive() const { return {2 * key() + ranked_rows(), window_products() + projected_values()}; }
+  // The error of every query: its outputs, and its distance from every projected value.
+  Work restkv_paper() const { return {2 * key() + ranked_rows(), 3 * window_products() + projected_values()}; }
+  Work causal_sums(int passes) const { return {key() + heads * prompt * d * element, passes * heads * prompt * prompt * d}; }
+  Work decode() const { return {2 * key(), 4 * heads * steps * tokens * d}; }
+  // Weights and values of the kept tokens of every run, each once; differences of all heads through W_o.
+  Work evaluation(double runs, double kept_tokens) const {
+    const double products = 2 * runs * steps * heads * d * hidden;
+    const double gathered = kept_tokens * (heads / kv_heads * steps * 4 + d * element);
+    return {decode().bytes + gathered, decode().operations + products};
+  }
+  Work factors() const { return {hidden * heads * d * element, 2 * heads * hidden * d * d}; }
 };
 
 // Synthetic layers, as many as are larger together than any cache, and operations on one after the other.
@@ -186,6 +213,35 @@ class Operations {
     return measure(name, work, [&](LayerWorkspace& layer) {
       backend_.evaluate(layer.loaded(), {{{}, nullptr, &kept}}, outputs, sink);
     });
+  }
+
+  // Everything that is measured of many runs at once, as a sweep has them: ten budgets from 64 to twice --budget, kept sets
+  // of each KV head spread over the prompt, different in every run.
+  Measured evaluation_of(const std::string& name, std::int64_t runs, const Counts& counts) {
+    std::vector<KeptSets> sets(static_cast<std::size_t>(runs));
+    std::vector<RunEvictions> evictions;
+    double kept_tokens = 0;
+    const double largest = static_cast<double>(std::min(2 * budget_, shape_.prompt / 2));
+    for (std::int64_t r = 0; r < runs; ++r) {
+      KeptSets& kept = sets[static_cast<std::size_t>(r)];
+      const auto budget = static_cast<std::int64_t>(64 * std::pow(largest / 64, static_cast<double>(r % 10) / 9));
+      kept.offset.push_back(0);
+      for (std::int64_t h = 0; h < shape_.kv_heads; ++h) {
+        const auto first = static_cast<std::ptrdiff_t>(kept.position.size());
+        for (std::int64_t k = 0; k < budget; ++k)
+          kept.position.push_back(
+              static_cast<std::int32_t>((k * shape_.prompt / budget + r * 7919 + h * 104729) % shape_.prompt));
+        std::sort(kept.position.begin() + first, kept.position.end());
+        kept.offset.push_back(static_cast<std::int64_t>(kept.position.size()));
+      }
+      kept_tokens += static_cast<double>(kept.position.size());
+      evictions.push_back({{}, nullptr, &kept});
+    }
+    Discard sink;
+    Measured row = measure(name, counts.evaluation(static_cast<double>(runs), kept_tokens),
+                           [&](LayerWorkspace& layer) { backend_.evaluate(layer.loaded(), evictions, {}, sink); });
+    row.parts = runs;
+    return row;
   }
 
   // The first removal errors of a layer need the factor of its Gram matrices; the next do not.
@@ -247,26 +303,6 @@ class Operations {
   Job& job_;
   std::unique_ptr<Trace> trace_;
   std::vector<std::unique_ptr<LayerWorkspace>> layers_;
-};
-
-// The bytes and operations that each row cannot do without.
-struct Counts {
-  double heads, kv_heads, d, hidden, window, tokens, prompt, steps, element;
-
-  double key() const { return kv_heads * tokens * d * element; }
-  double window_products() const { return 2 * heads * window * prompt * d; }
-  double projected_values() const { return 2 * heads * prompt * d * d; }
-  // Every window row, in float32, written once and read once: a ranking needs them all.
-  double ranked_rows() const { return 2 * heads * window * prompt * 4; }
-
-  Work snapkv() const { return {key(), window_products()}; }
-  Work restkv_average() const { return {2 * key(), window_products() + projected_values()}; }
-  Work restkv_adaptive() const { return {2 * key() + ranked_rows(), window_products() + projected_values()}; }
-  // The error of every query: its outputs, and its distance from every projected value.
-  Work restkv_paper() const { return {2 * key() + ranked_rows(), 3 * window_products() + projected_values()}; }
-  Work causal_sums(int passes) const { return {key() + heads * prompt * d * element, passes * heads * prompt * prompt * d}; }
-  Work decode() const { return {2 * key(), 4 * heads * steps * tokens * d}; }
-  Work factors() const { return {hidden * heads * d * element, 2 * heads * hidden * d * d}; }
 };
 
 // ---- whole replays -----------------------------------------------------------------------------------------------------
@@ -423,6 +459,8 @@ sweep counts every byte once from pinned memory to the device.)";
                           "prompt tokens of the synthetic layers (default: 131072 on a GPU, 4096 on the CPU)")(
         "steps", options::value<std::int64_t>()->value_name("N")->default_value(64), "decode queries")(
         "budget", options::value<std::int64_t>()->value_name("N")->default_value(1024), "tokens a head that are kept")(
+        "runs-per-layer", options::value<std::int64_t>()->value_name("N"),
+        "runs that are evaluated together (default: 1000 on a GPU, 10 on the CPU)")(
         "runs", options::value<int>()->value_name("N"), "runs of each row, of which the median counts (default: 25; 3)")(
         "sweep",
         "1,000 ReST-KV settings (10 alphas, 10 scales, 10 budgets from 64 to 2,048) on layers in the host's memory")(
@@ -479,6 +517,8 @@ sweep counts every byte once from pinned memory to the device.)";
     if (values.count("sweep") != 0 && tokens <= 2048)
       throw Error("--tokens", "must be more than a sweep's largest budget, 2048");
     if (values["steps"].as<std::int64_t>() < 1) throw Error("--steps", "must be at least 1");
+    if (values.count("runs-per-layer") != 0 && values["runs-per-layer"].as<std::int64_t>() < 1)
+      throw Error("--runs-per-layer", "must be at least 1");
   }
 
   static Counts counts_of(const GeneratedShape& shape, const std::string& backend) {
@@ -509,6 +549,10 @@ sweep counts every byte once from pinned memory to the device.)";
   static std::vector<Measured> synthetic(const Invocation& call, Backend& backend, const Rates& rates, std::int64_t tokens,
                                          int runs) {
     const std::int64_t budget = call.values["budget"].as<std::int64_t>();
+    const bool has_runs = call.values.count("runs-per-layer") != 0;
+    const std::int64_t runs_per_layer = has_runs                  ? call.values["runs-per-layer"].as<std::int64_t>()
+                                        : backend.name() == "cpu" ? 10
+                                                                  : 1000;
     const std::string only = call.values.count("only") != 0 ? call.values["only"].as<std::string>() : "";
     GeneratedShape shape;
     shape.prompt = tokens;
@@ -539,6 +583,8 @@ sweep counts every byte once from pinned memory to the device.)";
         [&](const std::string& name) { return with(shape).policy(name, "snapkv@released", counts.snapkv()); });
     row("attention of " + std::to_string(shape.steps) + " decode queries, and of one run",
         [&](const std::string& name) { return with(shape).evaluation(name, counts.decode()); });
+    row("evaluate: " + std::to_string(runs_per_layer) + " runs of one layer",
+        [&](const std::string& name) { return with(shape).evaluation_of(name, runs_per_layer, counts); });
     row("factors of the Gram matrices, once a layer",
         [&](const std::string& name) { return with(shape).factor(name, counts.factors()); });
     operations.reset();
@@ -575,7 +621,8 @@ sweep counts every byte once from pinned memory to the device.)";
                         {"ratio", row.median / row.floor},
                         {"bytes", row.work.bytes},
                         {"operations", row.work.operations},
-                        {"memory_bytes", row.memory}});
+                        {"memory_bytes", row.memory},
+                        {"parts", row.parts}});
       const nlohmann::ordered_json out = {{"version", program_version()},
                                           {"device", rates.device},
                                           {"what", what},
@@ -600,6 +647,10 @@ sweep counts every byte once from pinned memory to the device.)";
                        fixed(row.median / row.floor, 2), row.bound,
                        row.memory > 0 ? format_bytes(static_cast<double>(row.memory)) : "-"});
     std::printf("%s", in_columns(table, {true, false, false, false, false, true, false}).c_str());
+    for (const Measured& row : rows)
+      if (row.parts > 0)
+        std::printf("\n%s: %s ms a run\n", row.name.c_str(),
+                    fixed(row.median / static_cast<double>(row.parts) * 1e3, 4).c_str());
   }
 };
 
