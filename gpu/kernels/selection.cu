@@ -155,13 +155,6 @@ struct ClusterScratch {
   unsigned long long list[list_capacity], cutoff;
 };
 
-// order_key() in fewer instructions.
-__device__ inline unsigned fast_order_key(float score) {
-  const auto bits = static_cast<int>(__float_as_uint(score + 0.0F));  // -0 becomes +0
-  const unsigned key = static_cast<unsigned>(bits) ^ (static_cast<unsigned>(bits >> 31) | 0x80000000U);
-  return score != score ? 0xffffffffU : key;
-}
-
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 namespace cg = cooperative_groups;
 
@@ -170,6 +163,13 @@ namespace cg = cooperative_groups;
 constexpr int digit_shift[3] = {19, 9, 0}, digit_bits[3] = {13, 10, 9};
 constexpr int histogram_start[4] = {0, 1 << 13, (1 << 13) + (1 << 10), (1 << 13) + (1 << 10) + (1 << 9)};
 static_assert(histogram_bins == histogram_start[3]);
+
+// order_key() in fewer instructions.
+__device__ inline unsigned fast_order_key(float score) {
+  const auto bits = static_cast<int>(__float_as_uint(score + 0.0F));  // -0 becomes +0
+  const unsigned key = static_cast<unsigned>(bits) ^ (static_cast<unsigned>(bits >> 31) | 0x80000000U);
+  return score != score ? 0xffffffffU : key;
+}
 
 // The part of a row that a block has, `count` keys for each thread: key i of thread t is column base + i · 1024 + t. Past
 // the end keys are 0, below that of any score, so they are never selected.
