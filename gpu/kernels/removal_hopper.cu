@@ -56,17 +56,51 @@ __device__ inline void load_tile(std::uint32_t (&a)[HeadDim / 16][4], const unsi
   }
 }
 
-// d[64, HeadDim] = a · R_hᵀ, as one group that is under way when this returns. Grain 0: R_h is full. Else it is upper
-// triangular: 16 elements of k meet the output rows up to their own only, rounded up to Grain. The largest k comes first: it
-// meets all rows, and so sets every accumulator.
-template <int HeadDim, int Grain>
+// Columns [First, First + Width) of d += a[k] · R_hᵀ, from the k on whose rows of R_hᵀ reach them.
+template <int HeadDim, int First, int Width, int K>
+__device__ inline void add_group(float (&d)[HeadDim / 2], const std::uint32_t (&a)[HeadDim / 16][4], std::uint32_t factor) {
+  if constexpr (16 * (K + 1) > First) {
+    auto& part = reinterpret_cast<float(&)[Width / 2]>(d[First / 2]);
+    multiply_columns<Width>(part, a[K], rows_transposed(factor + K / 4 * HeadDim * 128 + K % 4 * 32 + First * 128),
+                            K == HeadDim / 16 - 1 ? 0 : 1);
+  }
+}
+
+// d[64, HeadDim] = a · R_hᵀ, as one group that is under way when this returns.
+template <int HeadDim, Triangle Form>
 __device__ inline void start_product(float (&d)[HeadDim / 2], const std::uint32_t (&a)[HeadDim / 16][4],
                                      std::uint32_t factor) {
   constexpr int depth = HeadDim / 16;
+  constexpr bool groups = Form == Triangle::halves || Form == Triangle::half_and_quarters || Form == Triangle::quarters;
   const auto step = [&](auto index) {
     constexpr int k = depth - 1 - decltype(index)::value;
-    constexpr int columns = Grain == 0 ? HeadDim : (16 * (k + 1) + Grain - 1) / (Grain == 0 ? 1 : Grain) * Grain;
-    multiply_columns<columns>(d, a[k], rows_transposed(factor + k / 4 * HeadDim * 128 + k % 4 * 32), k == depth - 1 ? 0 : 1);
+    if constexpr (groups) {
+      constexpr int half = HeadDim / 2;
+      [[maybe_unused]] constexpr int quarter = HeadDim / 4;
+      if constexpr (Form == Triangle::quarters) {
+        add_group<HeadDim, 0, quarter, k>(d, a, factor);
+        add_group<HeadDim, quarter, quarter, k>(d, a, factor);
+      } else {
+        add_group<HeadDim, 0, half, k>(d, a, factor);
+      }
+      if constexpr (Form == Triangle::halves) {
+        add_group<HeadDim, half, half, k>(d, a, factor);
+      } else {
+        add_group<HeadDim, half, quarter, k>(d, a, factor);
+        add_group<HeadDim, half + quarter, quarter, k>(d, a, factor);
+      }
+    } else {
+      constexpr int grain = Form == Triangle::none                                              ? HeadDim
+                            : Form == Triangle::mixed_32 || Form == Triangle::mixed_32_fenced ? 32
+                                                                                              : 16;
+      constexpr int columns = (16 * (k + 1) + grain - 1) / grain * grain;
+      constexpr int before = (16 * (k + 2) + grain - 1) / grain * grain;
+      if constexpr ((Form == Triangle::mixed_32_fenced || Form == Triangle::mixed_16_fenced) && k < depth - 1 &&
+                    before != columns)
+        products_begin();
+      multiply_columns<columns>(d, a[k], rows_transposed(factor + k / 4 * HeadDim * 128 + k % 4 * 32),
+                                k == depth - 1 ? 0 : 1);
+    }
   };
   products_begin();
   [&]<int... K>(std::integer_sequence<int, K...>) { (step(std::integral_constant<int, K>{}), ...); }
@@ -103,7 +137,7 @@ __device__ inline void add_squares(const float (&d)[HeadDim / 2], const float* c
 //
 // Bound by the tensor cores. Shared memory delivers B in half of a product's cycles; two instructions for each of the
 // Hq · n · d projected numbers take a third of them.
-template <class Element, int HeadDim, int Heads, int Grain>
+template <class Element, int HeadDim, int Heads, Triangle Form>
 __global__ void __launch_bounds__(tile_threads, 1)
     removal_error_kernel(const __grid_constant__ CUtensorMap value_map, const __grid_constant__ CUtensorMap factor_map,
                          const __grid_constant__ Job job, const float* factor_unit, const float* center, const float* odds,
@@ -176,7 +210,7 @@ __global__ void __launch_bounds__(tile_threads, 1)
     ring.release(tile);
   };
   const auto start = [&](float(&d)[HeadDim / 2], int head) {
-    start_product<HeadDim, Grain>(d, a, factor + head * Layout::factor_bytes);
+    start_product<HeadDim, Form>(d, a, factor + head * Layout::factor_bytes);
   };
   const auto use = [&](const float(&d)[HeadDim / 2], int head) {
     add_squares<HeadDim>(d, lane_centers + head * 4 * Layout::center_stride, squares[head * 2], squares[head * 2 + 1]);
@@ -248,7 +282,7 @@ __global__ void __launch_bounds__(tile_threads, 1)
 #endif
 }
 
-template <class Element, int HeadDim, int Heads, int Grain>
+template <class Element, int HeadDim, int Heads, Triangle Form>
 void launch(const FusedRemoval& removal, const float* center, const float* odds, float tau, float* error,
             int multiprocessors, cudaStream_t stream) {
   Job job{};
@@ -263,7 +297,7 @@ void launch(const FusedRemoval& removal, const float* center, const float* odds,
                                       removal.kv_heads, removal.head_stride / HeadDim, tile_tokens);
   const CUtensorMap factors =
       map_rows(removal.factor, false, HeadDim, HeadDim, removal.kv_heads * removal.group, HeadDim, HeadDim);
-  const auto kernel = removal_error_kernel<Element, HeadDim, Heads, Grain>;
+  const auto kernel = removal_error_kernel<Element, HeadDim, Heads, Form>;
   constexpr int bytes = Memory<HeadDim, Heads>::bytes;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for shared memory");
   const dim3 grid(static_cast<unsigned>(job.splits), static_cast<unsigned>(removal.kv_heads * job.head_blocks));
@@ -304,17 +338,26 @@ bool supports(const FusedRemoval& removal) {
 }
 
 void removal_error(const FusedRemoval& removal, const float* center, const float* odds, float tau, float* error,
-                   int multiprocessors, cudaStream_t stream, int grain) {
+                   int multiprocessors, cudaStream_t stream, Triangle form) {
   dispatch(removal, [&](auto element, auto dim, auto heads) {
     using Element = decltype(element);
+    const auto with = [&](auto chosen) {
+      launch<Element, dim.value, heads.value, chosen.value>(removal, center, odds, tau, error, multiprocessors, stream);
+    };
+    if (!removal.triangular) return with(std::integral_constant<Triangle, Triangle::none>{});
     if constexpr (std::is_same_v<Element, __half> && dim.value == 128 && heads.value == 4) {
-      if (removal.triangular && grain == 16)
-        return launch<Element, 128, 4, 16>(removal, center, odds, tau, error, multiprocessors, stream);
+      switch (form) {
+        case Triangle::mixed_32: return with(std::integral_constant<Triangle, Triangle::mixed_32>{});
+        case Triangle::mixed_16: return with(std::integral_constant<Triangle, Triangle::mixed_16>{});
+        case Triangle::mixed_32_fenced: return with(std::integral_constant<Triangle, Triangle::mixed_32_fenced>{});
+        case Triangle::mixed_16_fenced: return with(std::integral_constant<Triangle, Triangle::mixed_16_fenced>{});
+        case Triangle::half_and_quarters: return with(std::integral_constant<Triangle, Triangle::half_and_quarters>{});
+        case Triangle::quarters: return with(std::integral_constant<Triangle, Triangle::quarters>{});
+        case Triangle::none:
+        case Triangle::halves: break;
+      }
     }
-    if (removal.triangular)
-      launch<Element, dim.value, heads.value, 32>(removal, center, odds, tau, error, multiprocessors, stream);
-    else
-      launch<Element, dim.value, heads.value, 0>(removal, center, odds, tau, error, multiprocessors, stream);
+    with(std::integral_constant<Triangle, Triangle::halves>{});
   });
 }
 
