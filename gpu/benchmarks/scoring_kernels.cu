@@ -361,11 +361,6 @@ void check_selection(Device& device, std::int64_t rows, std::int64_t m, int dist
 }
 
 constexpr std::pair<const char*, hopper::Triangle> triangle_forms[] = {
-    {"mixed shapes 32", hopper::Triangle::mixed_32},
-    {"mixed shapes 16", hopper::Triangle::mixed_16},
-    {"mixed shapes 32, fenced", hopper::Triangle::mixed_32_fenced},
-    {"mixed shapes 16, fenced", hopper::Triangle::mixed_16_fenced},
-    {"two halves", hopper::Triangle::halves},
     {"half and two quarters", hopper::Triangle::half_and_quarters},
     {"four quarters", hopper::Triangle::quarters},
 };

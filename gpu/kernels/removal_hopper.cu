@@ -71,35 +71,21 @@ template <int HeadDim, Triangle Form>
 __device__ inline void start_product(float (&d)[HeadDim / 2], const std::uint32_t (&a)[HeadDim / 16][4],
                                      std::uint32_t factor) {
   constexpr int depth = HeadDim / 16;
-  constexpr bool groups = Form == Triangle::halves || Form == Triangle::half_and_quarters || Form == Triangle::quarters;
+  constexpr int half = HeadDim / 2, quarter = HeadDim / 4;
   const auto step = [&](auto index) {
     constexpr int k = depth - 1 - decltype(index)::value;
-    if constexpr (groups) {
-      constexpr int half = HeadDim / 2;
-      [[maybe_unused]] constexpr int quarter = HeadDim / 4;
+    if constexpr (Form == Triangle::none) {
+      multiply_columns<HeadDim>(d, a[k], rows_transposed(factor + k / 4 * HeadDim * 128 + k % 4 * 32),
+                                k == depth - 1 ? 0 : 1);
+    } else {
       if constexpr (Form == Triangle::quarters) {
         add_group<HeadDim, 0, quarter, k>(d, a, factor);
         add_group<HeadDim, quarter, quarter, k>(d, a, factor);
       } else {
         add_group<HeadDim, 0, half, k>(d, a, factor);
       }
-      if constexpr (Form == Triangle::halves) {
-        add_group<HeadDim, half, half, k>(d, a, factor);
-      } else {
-        add_group<HeadDim, half, quarter, k>(d, a, factor);
-        add_group<HeadDim, half + quarter, quarter, k>(d, a, factor);
-      }
-    } else {
-      constexpr int grain = Form == Triangle::none                                              ? HeadDim
-                            : Form == Triangle::mixed_32 || Form == Triangle::mixed_32_fenced ? 32
-                                                                                              : 16;
-      constexpr int columns = (16 * (k + 1) + grain - 1) / grain * grain;
-      constexpr int before = (16 * (k + 2) + grain - 1) / grain * grain;
-      if constexpr ((Form == Triangle::mixed_32_fenced || Form == Triangle::mixed_16_fenced) && k < depth - 1 &&
-                    before != columns)
-        products_begin();
-      multiply_columns<columns>(d, a[k], rows_transposed(factor + k / 4 * HeadDim * 128 + k % 4 * 32),
-                                k == depth - 1 ? 0 : 1);
+      add_group<HeadDim, half, quarter, k>(d, a, factor);
+      add_group<HeadDim, half + quarter, quarter, k>(d, a, factor);
     }
   };
   products_begin();
@@ -207,8 +193,10 @@ __global__ void __launch_bounds__(tile_threads, 1)
     }
     ring.wait(tile);
     load_tile<Element, HeadDim>(a, ring.tiles + tile % ring.stages * ring.tile_bytes, job.value_scale);
-    ring.release(tile);
   };
+  // After the first product of a tile has ended. Before, the loads into its registers may be under way still, and a release
+  // would let the next tile overwrite what they read.
+  const auto loaded = [&](int tile) { ring.release(tile); };
   const auto start = [&](float(&d)[HeadDim / 2], int head) {
     start_product<HeadDim, Form>(d, a, factor + head * Layout::factor_bytes);
   };
@@ -240,6 +228,7 @@ __global__ void __launch_bounds__(tile_threads, 1)
       start(d0, 0);
       products_wait<0>();
       settle(d0);
+      loaded(i);
       use(d0, 0);
       finish(i);
     }
@@ -250,6 +239,7 @@ __global__ void __launch_bounds__(tile_threads, 1)
     start(d0, 0);
     products_wait<0>();
     settle(d0);
+    loaded(i);
     for (;; i += 2) {
       start(d1, 1);
       use(d0, 0);
@@ -273,6 +263,7 @@ __global__ void __launch_bounds__(tile_threads, 1)
       next_odds();
       products_wait<0>();
       settle(d0);
+      loaded(i + 2);
     }
     use(d1, Heads - 1);
     finish(i);
@@ -345,19 +336,9 @@ void removal_error(const FusedRemoval& removal, const float* center, const float
       launch<Element, dim.value, heads.value, chosen.value>(removal, center, odds, tau, error, multiprocessors, stream);
     };
     if (!removal.triangular) return with(std::integral_constant<Triangle, Triangle::none>{});
-    if constexpr (std::is_same_v<Element, __half> && dim.value == 128 && heads.value == 4) {
-      switch (form) {
-        case Triangle::mixed_32: return with(std::integral_constant<Triangle, Triangle::mixed_32>{});
-        case Triangle::mixed_16: return with(std::integral_constant<Triangle, Triangle::mixed_16>{});
-        case Triangle::mixed_32_fenced: return with(std::integral_constant<Triangle, Triangle::mixed_32_fenced>{});
-        case Triangle::mixed_16_fenced: return with(std::integral_constant<Triangle, Triangle::mixed_16_fenced>{});
-        case Triangle::half_and_quarters: return with(std::integral_constant<Triangle, Triangle::half_and_quarters>{});
-        case Triangle::quarters: return with(std::integral_constant<Triangle, Triangle::quarters>{});
-        case Triangle::none:
-        case Triangle::halves: break;
-      }
-    }
-    with(std::integral_constant<Triangle, Triangle::halves>{});
+    if constexpr (std::is_same_v<Element, __half> && dim.value == 128 && heads.value == 4)
+      if (form == Triangle::quarters) return with(std::integral_constant<Triangle, Triangle::quarters>{});
+    with(std::integral_constant<Triangle, Triangle::half_and_quarters>{});
   });
 }
 
