@@ -1,6 +1,7 @@
 #include "gpu/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "core/backend/registry.h"
 #include "core/base/error.h"
@@ -37,6 +38,39 @@ std::shared_ptr<LoadedLayer> CudaBackend::load(const Trace& trace, int layer) {
   loaded->key = loaded->upload(LayerDataset::key);
   loaded->value = loaded->upload(LayerDataset::value);
   return loaded;
+}
+
+namespace {
+
+std::string gigabytes(double bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f GB", bytes / 1e9);
+  return text;
+}
+
+}  // namespace
+
+BackendPlan CudaBackend::plan(const Trace& trace, std::size_t, const EvaluationRequest&) const {
+  // What scoring and evaluation take beside the layer: blocks and batches of evaluate.cpp, and window rows of float32.
+  constexpr double scratch = 3.0 * (1LL << 30), spare = 0.3 * (1LL << 30);
+  double layer = 0;
+  for (const int l : trace.layers()) layer = std::max(layer, static_cast<double>(trace.layer_bytes(l)));
+  device_.make_current();
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "asking for the device's free memory");
+  // What this backend holds already is reused.
+  const double room = static_cast<double>(free) + static_cast<double>(device_.bytes()) - spare;
+  if (layer + scratch > room)
+    throw Error(trace.path(),
+                "has layers of " + gigabytes(layer) + ", which with " + gigabytes(scratch) +
+                    " to work in do not fit into the " + gigabytes(room) + " that are free on " + device_.name(),
+                "close what else uses the device, or use --backend cpu");
+  BackendPlan plan;
+  plan.loads_ahead = 2 * layer + scratch <= room;
+  plan.runs_at_once = 1024;
+  plan.memory = std::string(plan.loads_ahead ? "2 layers" : "1 layer") + " of " + gigabytes(layer) + " and up to " +
+                gigabytes(scratch) + " to work in, of " + gigabytes(room) + " on " + device_.name();
+  return plan;
 }
 
 std::vector<float> CudaBackend::download(const Array& array) {

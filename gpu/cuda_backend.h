@@ -11,6 +11,7 @@ class CudaBackend final : public Backend {
   explicit CudaBackend(int device) : device_(device), loader_(device_) {}
 
   std::string name() const override { return "cuda"; }
+  BackendPlan plan(const Trace& trace, std::size_t runs, const EvaluationRequest& request) const override;
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override;
   std::vector<float> download(const Array& array) override;
   Array upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) override;

@@ -62,7 +62,9 @@ Buffer<Element> normal(Device& device, std::int64_t count, std::uint64_t seed, f
 template <class Element>
 __global__ void make_sink(Element* key, std::int64_t head_stride, const Element* query, int rows_per_head, int dim) {
   const int i = static_cast<int>(threadIdx.x);
-  if (i < dim) key[blockIdx.x * head_stride + 3 * dim + i] = static_cast<Element>(1.5F * to_float(query[blockIdx.x * rows_per_head * dim + i]));
+  if (i < dim)
+    key[blockIdx.x * head_stride + 3 * dim + i] =
+        static_cast<Element>(1.5F * to_float(query[blockIdx.x * rows_per_head * dim + i]));
 }
 
 double median_ms(Device& device, int repeat, const std::function<void()>& work) {
@@ -95,20 +97,24 @@ void locate(const std::vector<float>& got, const std::vector<float>& want, std::
     if (error <= relative) continue;
     const std::int64_t at = static_cast<std::int64_t>(i), head = at / n, tile = at % n / 64, row = at % n % 64;
     ++heads[head], ++tiles[head * 10000 + tile], ++rows[row];
-    if (shown++ < 4) std::printf("    head %lld tile %lld row %lld: %.6g, expected %.6g\n", static_cast<long long>(head), static_cast<long long>(tile), static_cast<long long>(row), got[i], want[i]);
+    if (shown++ < 4)
+      std::printf("    head %lld tile %lld row %lld: %.6g, expected %.6g\n", static_cast<long long>(head),
+                  static_cast<long long>(tile), static_cast<long long>(row), got[i], want[i]);
   }
   std::printf("    heads:");
   for (const auto& [head, count] : heads) std::printf(" %lld x%d", static_cast<long long>(head), count);
   std::printf("\n    head.tile (%zu):", tiles.size());
   int listed = 0;
   for (const auto& [tile, count] : tiles)
-    if (listed++ < 24) std::printf(" %lld.%lld x%d", static_cast<long long>(tile / 10000), static_cast<long long>(tile % 10000), count);
+    if (listed++ < 24)
+      std::printf(" %lld.%lld x%d", static_cast<long long>(tile / 10000), static_cast<long long>(tile % 10000), count);
   std::printf("\n    rows of a tile:");
   for (const auto& [row, count] : rows) std::printf(" %lld x%d", static_cast<long long>(row), count);
   std::printf("\n");
 }
 
-void compare(const char* what, const std::vector<float>& got, const std::vector<float>& want, double relative, std::int64_t columns = 0) {
+void compare(const char* what, const std::vector<float>& got, const std::vector<float>& want, double relative,
+             std::int64_t columns = 0) {
   double worst = 0, largest = 0;
   std::size_t at = 0, bad = 0;
   for (const float w : want)
@@ -119,14 +125,15 @@ void compare(const char* what, const std::vector<float>& got, const std::vector<
     if (!(error <= worst)) worst = error, at = i;
   }
   if (bad > 0) ++failures;
-  std::printf("  %-34s worst relative error %.2e at %zu (%.9g, expected %.9g), %zu of %zu beyond %.0e: %s\n", what, worst, at,
-              got[at], want[at], bad, want.size(), relative, bad > 0 ? "FAIL" : "PASS");
+  std::printf("  %-34s worst relative error %.2e at %zu (%.9g, expected %.9g), %zu of %zu beyond %.0e: %s\n", what, worst,
+              at, got[at], want[at], bad, want.size(), relative, bad > 0 ? "FAIL" : "PASS");
   if (bad > 0 && columns > 0) locate(got, want, columns, relative);
   std::fflush(stdout);
 }
 
 // Rows of `width` numbers, each against the length of what is expected of it: single numbers cancel.
-void compare_rows(const char* what, const std::vector<float>& got, const std::vector<float>& want, std::int64_t width, double relative) {
+void compare_rows(const char* what, const std::vector<float>& got, const std::vector<float>& want, std::int64_t width,
+                  double relative) {
   double worst = 0;
   std::size_t bad = 0;
   const auto rows = static_cast<std::int64_t>(want.size()) / width;
@@ -141,8 +148,8 @@ void compare_rows(const char* what, const std::vector<float>& got, const std::ve
     if (!(error <= worst)) worst = error;
   }
   if (bad > 0) ++failures;
-  std::printf("  %-34s worst error %.2e of a row's length, %zu of %lld beyond %.0e: %s\n", what, worst, bad, static_cast<long long>(rows), relative,
-              bad > 0 ? "FAIL" : "PASS");
+  std::printf("  %-34s worst error %.2e of a row's length, %zu of %lld beyond %.0e: %s\n", what, worst, bad,
+              static_cast<long long>(rows), relative, bad > 0 ? "FAIL" : "PASS");
   std::fflush(stdout);
 }
 
@@ -169,7 +176,8 @@ struct Problem {
     key = normal<Element>(device, s.kv_heads * s.tokens * d, 2, 1.4F);
     value = normal<Element>(device, s.kv_heads * s.tokens * d, 3, 0.7F);
     make_sink<<<static_cast<unsigned>(s.kv_heads), 256, 0, device.stream()>>>(
-        key.data() + std::max<std::int64_t>(0, s.prompt - 8) / 2 * d, s.tokens * d, query.data(), s.query_heads / s.kv_heads * s.window, s.dim);
+        key.data() + std::max<std::int64_t>(0, s.prompt - 8) / 2 * d, s.tokens * d, query.data(),
+        s.query_heads / s.kv_heads * s.window, s.dim);
     factor = normal<float>(device, s.query_heads * d * d, 4, 0.02F);
     rounded = Buffer<__half>(device, s.query_heads * d * d);
     unit = Buffer<float>(device, s.query_heads);
@@ -234,7 +242,8 @@ void check_rung(Device& device, Problem<Element>& p, const Expected& expected, c
   p.window.hopper = p.removal.hopper = wgmma;
   const RowShape& shape = p.window.shape;
   const int sms = device.multiprocessors();
-  const std::int64_t d = p.shape.dim, n = p.removal.columns, heads = p.shape.query_heads, rows = p.shape.kv_heads * p.shape.window;
+  const std::int64_t d = p.shape.dim, n = p.removal.columns, heads = p.shape.query_heads,
+                     rows = p.shape.kv_heads * p.shape.window;
   constexpr std::int64_t guard = 64;  // numbers behind each output that must stay as they are
   const auto filled = [&](std::int64_t count) {
     Buffer<float> buffer(device, count + guard);
@@ -253,7 +262,8 @@ void check_rung(Device& device, Problem<Element>& p, const Expected& expected, c
     return values;
   };
   Buffer<std::byte> scratch(device, statistics_scratch_bytes(p.window, sms));
-  Buffer<float> mean = filled(heads * n), odds = filled(heads * n), grouped = filled(rows * n), largest = filled(rows * n), error = filled(heads * n);
+  Buffer<float> mean = filled(heads * n), odds = filled(heads * n), grouped = filled(rows * n), largest = filled(rows * n),
+                error = filled(heads * n);
   Buffer<float> output = filled(heads * d), center = filled(heads * d);
   p.statistics.fill_bytes(0xff);
   launch_window_statistics(p.window, p.row_statistics(), scratch.data(), sms, device.stream());
@@ -283,8 +293,9 @@ void check_rung(Device& device, Problem<Element>& p, const Expected& expected, c
 
 template <class Element>
 void check_problem(Device& device, const Shape& s, bool triangular) {
-  std::printf("%s Hq %d Hk %d d %d W %d P %lld T %lld sliding %d cap %g%s\n", std::is_same_v<Element, __half> ? "float16" : "bfloat16",
-              s.query_heads, s.kv_heads, s.dim, s.window, static_cast<long long>(s.prompt), static_cast<long long>(s.tokens), s.sliding, s.cap,
+  std::printf("%s Hq %d Hk %d d %d W %d P %lld T %lld sliding %d cap %g%s\n",
+              std::is_same_v<Element, __half> ? "float16" : "bfloat16", s.query_heads, s.kv_heads, s.dim, s.window,
+              static_cast<long long>(s.prompt), static_cast<long long>(s.tokens), s.sliding, s.cap,
               triangular ? " triangular" : "");
   Problem<Element> p(device, s);
   if (triangular) {
@@ -296,27 +307,34 @@ void check_problem(Device& device, const Shape& s, bool triangular) {
   const int group = p.window.group;
   const std::int64_t d = s.dim, n = p.removal.columns, heads = s.query_heads, w = s.window;
   Buffer<float> wide(device, shape.rows * shape.columns), dominant(device, shape.rows * 2), weight(device, shape.rows * n);
-  launch_product_nt({p.query.data(), p.window.type, d, group * w * d, 1}, {p.window.key, p.window.type, d, s.tokens * d, 1}, s.kv_heads,
-                    group * w, shape.columns, d, p.window.scale, s.cap, wide.data(), shape.columns, group * w * shape.columns, device.stream());
+  launch_product_nt({p.query.data(), p.window.type, d, group * w * d, 1}, {p.window.key, p.window.type, d, s.tokens * d, 1},
+                    s.kv_heads, group * w, shape.columns, d, p.window.scale, s.cap, wide.data(), shape.columns,
+                    group * w * shape.columns, device.stream());
   launch_softmax_rows(wide.data(), shape, dominant.data(), device.stream());
-  check(cudaMemcpy2DAsync(weight.data(), n * 4, wide.data() + shape.cut, shape.columns * 4, n * 4, shape.rows, cudaMemcpyDeviceToDevice, device.stream()), "columns");
+  check(cudaMemcpy2DAsync(weight.data(), n * 4, wide.data() + shape.cut, shape.columns * 4, n * 4, shape.rows,
+                          cudaMemcpyDeviceToDevice, device.stream()),
+        "columns");
   Buffer<float> mean(device, heads * n), grouped(device, s.kv_heads * w * n);
   launch_reduce_rows(weight.data(), heads, s.window, n, p.weights.data(), mean.data(), device.stream());
   launch_reduce_group(weight.data(), s.kv_heads, w * n, group, Reduction::mean, grouped.data(), device.stream());
   Buffer<float> largest(device, s.kv_heads * w * n), want_output(device, heads * d), plain(device, heads * n);
   launch_reduce_group(weight.data(), s.kv_heads, w * n, group, Reduction::max, largest.data(), device.stream());
-  launch_mean_output(mean.data(), n, p.removal.value, p.removal.type, s.tokens * d, group, heads, n, s.dim, want_output.data(), device.stream());
+  launch_mean_output(mean.data(), n, p.removal.value, p.removal.type, s.tokens * d, group, heads, n, s.dim,
+                     want_output.data(), device.stream());
   Buffer<float> points(device, d * n), projected(device, heads * d);
-  launch_product_nt({want_output.data(), ElementType::float32, d, d, 1}, {p.factor.data(), ElementType::float32, d, d * d, 1}, heads, 1, d, d, 1, 0,
-                    projected.data(), d, d, device.stream());
+  launch_product_nt({want_output.data(), ElementType::float32, d, d, 1},
+                    {p.factor.data(), ElementType::float32, d, d * d, 1}, heads, 1, d, d, 1, 0, projected.data(), d, d,
+                    device.stream());
   for (std::int64_t h = 0; h < heads; ++h) {
     launch_product_nt({p.factor.data() + h * d * d, ElementType::float32, d, 0, 1},
-                      {static_cast<const Element*>(p.removal.value) + h / group * s.tokens * d, p.removal.type, d, 0, 1}, 1, d, n, d, 1, 0, points.data(), n, 0,
-                      device.stream());
-    launch_removal_error_of_mean(points.data(), projected.data() + h * d, mean.data() + h * n, weight.data() + h * w * n, dominant.data() + h * w * 2,
-                                 p.weights.data(), {s.window, n, s.dim, s.dim}, 1, plain.data() + h * n, device.stream());
+                      {static_cast<const Element*>(p.removal.value) + h / group * s.tokens * d, p.removal.type, d, 0, 1}, 1,
+                      d, n, d, 1, 0, points.data(), n, 0, device.stream());
+    launch_removal_error_of_mean(points.data(), projected.data() + h * d, mean.data() + h * n, weight.data() + h * w * n,
+                                 dominant.data() + h * w * 2, p.weights.data(), {s.window, n, s.dim, s.dim}, 1,
+                                 plain.data() + h * n, device.stream());
   }
-  Expected expected{dominant.download(), mean.download(), grouped.download(), largest.download(), want_output.download(), plain.download()};
+  Expected expected{dominant.download(), mean.download(),        grouped.download(),
+                    largest.download(),  want_output.download(), plain.download()};
   check_rung(device, p, expected, mean.data(), false);
   if (hopper::supports(p.window) && hopper::supports(p.removal))
     check_rung(device, p, expected, mean.data(), true);
@@ -327,7 +345,8 @@ void check_problem(Device& device, const Shape& s, bool triangular) {
 void check_selection(Device& device, std::int64_t rows, std::int64_t m, int distinct) {
   std::vector<float> scores(static_cast<std::size_t>(rows * m));
   std::srand(7);
-  for (auto& x : scores) x = distinct > 0 ? static_cast<float>(std::rand() % distinct) - 2 : static_cast<float>(std::rand()) / 1e6F - 50;
+  for (auto& x : scores)
+    x = distinct > 0 ? static_cast<float>(std::rand() % distinct) - 2 : static_cast<float>(std::rand()) / 1e6F - 50;
   std::vector<std::int64_t> count;
   for (std::int64_t r = 0; r < rows; ++r) count.push_back(r == 0 ? 1 : r == 1 ? m : 1 + (r * 7919) % m);
   Buffer<float> on_device = uploaded(device, scores);
@@ -345,7 +364,9 @@ void check_selection(Device& device, std::int64_t rows, std::int64_t m, int dist
       std::vector<std::int64_t> order(static_cast<std::size_t>(m));
       for (std::int64_t i = 0; i < m; ++i) order[i] = i;
       const float* row = scores.data() + r * m;
-      std::sort(order.begin(), order.end(), [&](auto a, auto b) { return row[a] != row[b] ? row[a] > row[b] : highest ? a > b : a < b; });
+      std::sort(order.begin(), order.end(), [&](auto a, auto b) {
+        return row[a] != row[b] ? row[a] > row[b] : highest ? a > b : a < b;
+      });
       double sum = 0;
       for (std::int64_t i = 0; i < top; ++i) sum += order[i];
       wrong += mean[r] != sum / top;
@@ -356,8 +377,8 @@ void check_selection(Device& device, std::int64_t rows, std::int64_t m, int dist
     }
   }
   if (wrong > 0) ++failures;
-  std::printf("selection %lld x %lld, %d distinct scores: %zu wrong: %s\n", static_cast<long long>(rows), static_cast<long long>(m), distinct, wrong,
-              wrong > 0 ? "FAIL" : "PASS");
+  std::printf("selection %lld x %lld, %d distinct scores: %zu wrong: %s\n", static_cast<long long>(rows),
+              static_cast<long long>(m), distinct, wrong, wrong > 0 ? "FAIL" : "PASS");
 }
 
 constexpr std::pair<const char*, hopper::Triangle> triangle_forms[] = {
@@ -378,12 +399,14 @@ void check_triangle(Device& device, std::int64_t tokens, int times) {
   Buffer<float> error(device, 32 * n);
   const auto run = [&](hopper::Triangle form) {
     error.fill_bytes(0xff);
-    hopper::removal_error(p.removal, center.data(), odds.data(), 1, error.data(), device.multiprocessors(), device.stream(), form);
+    hopper::removal_error(p.removal, center.data(), odds.data(), 1, error.data(), device.multiprocessors(), device.stream(),
+                          form);
     return error.download();
   };
   p.removal.triangular = false;
   const std::vector<float> want = run(hopper::Triangle::none);
-  std::printf("triangular products, %lld tokens, %d times each, against the full product\n", static_cast<long long>(tokens), times);
+  std::printf("triangular products, %lld tokens, %d times each, against the full product\n", static_cast<long long>(tokens),
+              times);
   const auto repeat = [&](const char* name, hopper::Triangle form) {
     int wrong_runs = 0;
     std::size_t wrong = 0, unequal = 0;
@@ -400,7 +423,8 @@ void check_triangle(Device& device, std::int64_t tokens, int times) {
       if (bad > 0 && first_wrong.empty()) first_wrong = got;
     }
     if (wrong > 0) ++failures;
-    std::printf("  %-26s %d of %d runs wrong, %zu values beyond 1e-5, %zu unequal: %s\n", name, wrong_runs, times, wrong, unequal, wrong > 0 ? "FAIL" : "PASS");
+    std::printf("  %-26s %d of %d runs wrong, %zu values beyond 1e-5, %zu unequal: %s\n", name, wrong_runs, times, wrong,
+                unequal, wrong > 0 ? "FAIL" : "PASS");
     if (wrong > 0) locate(first_wrong, want, n, 1e-5);
     std::fflush(stdout);
   };
@@ -419,8 +443,10 @@ void time_all(Device& device, std::int64_t tokens, int repeat) {
   const std::int64_t n = tokens, heads = 32, budget = 2048 - 32;
   const std::int64_t before = device.bytes();
   Buffer<std::byte> scratch(device, statistics_scratch_bytes(p.window, sms));
-  Buffer<float> mean(device, heads * n), odds(device, heads * n), error(device, heads * n), grouped(device, 8 * n), pooled(device, 8 * n);
-  Buffer<float> output(device, heads * 128), center(device, heads * 128), partial(device, mean_output_partial_count(p.removal, n));
+  Buffer<float> mean(device, heads * n), odds(device, heads * n), error(device, heads * n), grouped(device, 8 * n),
+      pooled(device, 8 * n);
+  Buffer<float> output(device, heads * 128), center(device, heads * 128),
+      partial(device, mean_output_partial_count(p.removal, n));
   Buffer<std::int32_t> kept(device, 8 * budget);
   Buffer<float> rows(device, 8 * 32 * n);
   Buffer<double> means(device, 256);
@@ -429,9 +455,15 @@ void time_all(Device& device, std::int64_t tokens, int repeat) {
   for (int h = 0; h < 8; ++h) windows.kernel[h] = 5;
   const cudaStream_t stream = device.stream();
   const auto statistics = [&] { launch_window_statistics(p.window, p.row_statistics(), scratch.data(), sms, stream); };
-  const auto sums = [&](float* o) { launch_window_sums(p.window, p.row_statistics(), p.narrow, mean.data(), o, sms, stream); };
-  const auto centers = [&] { launch_mean_center(p.removal, mean.data(), n, n - 32, partial.data(), output.data(), center.data(), stream); };
-  const auto distances = [&] { launch_fused_removal_error(p.removal, center.data(), odds.data(), 1, error.data(), sms, stream); };
+  const auto sums = [&](float* o) {
+    launch_window_sums(p.window, p.row_statistics(), p.narrow, mean.data(), o, sms, stream);
+  };
+  const auto centers = [&] {
+    launch_mean_center(p.removal, mean.data(), n, n - 32, partial.data(), output.data(), center.data(), stream);
+  };
+  const auto distances = [&] {
+    launch_fused_removal_error(p.removal, center.data(), odds.data(), 1, error.data(), sms, stream);
+  };
   const auto group = [&](const float* from) { launch_reduce_group(from, 8, n, 4, Reduction::mean, grouped.data(), stream); };
   const auto pool = [&] { launch_average_pool(grouped.data(), 8, n, windows, Padding::zero, pooled.data(), stream); };
   const auto select = [&] { launch_select_top(pooled.data(), 8, n, counts.data(), budget, kept.data(), stream); };
@@ -457,13 +489,13 @@ void time_all(Device& device, std::int64_t tokens, int repeat) {
     show("distances, triangular", distance_ms, distances);
     if (wgmma)
       for (const auto& [name, form] : triangle_forms)
-        show(name, distance_ms, [&] { hopper::removal_error(p.removal, center.data(), odds.data(), 1, error.data(), sms, stream, form); });
+        show(name, distance_ms,
+             [&] { hopper::removal_error(p.removal, center.data(), odds.data(), 1, error.data(), sms, stream, form); });
     p.removal.triangular = false;
     show("distances, full", distance_ms / 0.625, distances);
     p.removal.triangular = true;
-    show("ReST-KV released, average", 2 * key_ms + operations + distance_ms, [&] {
-      statistics(), sums(odds.data()), centers(), distances(), group(error.data()), pool(), select();
-    });
+    show("ReST-KV released, average", 2 * key_ms + operations + distance_ms,
+         [&] { statistics(), sums(odds.data()), centers(), distances(), group(error.data()), pool(), select(); });
     show("ReST-KV released, adaptive", 2 * key_ms + operations + distance_ms + 256.0 * n * 4 / 4.27e12 * 1e3, [&] {
       statistics(), sums(odds.data()), group_rows(), centers(), distances(), group(error.data()), rank(), pool(), select();
     });
