@@ -7,6 +7,9 @@
 // Both round every sum to float64; only the order of additions differs. Included by kernels alone.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "gpu/kernels/elements.cuh"
 
 namespace kvreplay::cuda {
@@ -92,14 +95,34 @@ struct TensorCoreSums {
   }
 };
 
+// Two neighbours of a row of values as they are stored; `second`: both are inside the row.
+template <class Element>
+struct ValuePair {
+  Element at[2];
+
+  __device__ void load(const Element* values, bool aligned, bool first, bool second) {
+    if (first && second && aligned) {
+      using Word = std::conditional_t<sizeof(Element) == 2, unsigned, uint2>;
+      const Word word = *reinterpret_cast<const Word*>(values);
+      memcpy(at, &word, sizeof(word));
+    } else {
+      at[0] = first ? values[0] : Element(0.0F);
+      at[1] = second ? values[1] : Element(0.0F);
+    }
+  }
+};
+
 // sums += Σ over tokens k in [begin, end): weight_of(k, column, row of the tile) · value[column][first_dim ..], where
 // column = column_of(k). All threads must call it.
 template <int Columns, class Sums, class Element, class ColumnOf, class WeightOf>
 __device__ void add_tokens(Sums& sums, WeightedTile<Columns>& tile, int begin, int end, ColumnOf column_of,
                            WeightOf weight_of, const Element* value, int dim, int first_dim) {
-  constexpr int weights = tile_tokens * tile_rows / tile_threads, values = tile_tokens * Columns / tile_threads;
+  constexpr int weights = tile_tokens * tile_rows / tile_threads, row_pairs = Columns / 2,
+                values = tile_tokens * row_pairs / tile_threads;
   const int thread = static_cast<int>(threadIdx.x);
-  float weight[weights], part[values];
+  const bool aligned = dim % 2 == 0 && reinterpret_cast<std::uintptr_t>(value) % sizeof(ValuePair<Element>) == 0;
+  float weight[weights];
+  ValuePair<Element> part[values];
   // The next tile travels in registers while the tensor cores work on this one.
   const auto load = [&](int first) {
 #pragma unroll
@@ -109,8 +132,9 @@ __device__ void add_tokens(Sums& sums, WeightedTile<Columns>& tile, int begin, i
     }
 #pragma unroll
     for (int i = 0; i < values; ++i) {
-      const int index = thread + i * tile_threads, k = first + index / Columns, c = first_dim + index % Columns;
-      part[i] = k < end && c < dim ? to_float(value[static_cast<std::int64_t>(column_of(k)) * dim + c]) : 0.0F;
+      const int index = thread + i * tile_threads, k = first + index / row_pairs, c = first_dim + index % row_pairs * 2;
+      const Element* at = value + (k < end ? static_cast<std::int64_t>(column_of(k)) * dim + c : 0);
+      part[i].load(at, aligned, k < end && c < dim, k < end && c + 1 < dim);
     }
   };
   load(begin);
@@ -123,7 +147,9 @@ __device__ void add_tokens(Sums& sums, WeightedTile<Columns>& tile, int begin, i
 #pragma unroll
     for (int i = 0; i < values; ++i) {
       const int index = thread + i * tile_threads;
-      tile.value[index / Columns][index % Columns] = static_cast<double>(part[i]);
+      double* const to = &tile.value[index / row_pairs][index % row_pairs * 2];
+      to[0] = static_cast<double>(to_float(part[i].at[0]));
+      to[1] = static_cast<double>(to_float(part[i].at[1]));
     }
     __syncthreads();
     load(first + tile_tokens);
