@@ -3,7 +3,7 @@
 #include <math_constants.h>
 
 #include "gpu/device.h"
-#include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/evaluate_top.cuh"
 #include "gpu/kernels/tensor_core.cuh"
 
 namespace kvreplay::cuda {

@@ -55,18 +55,6 @@ __device__ inline unsigned order_key(float score) {
   return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
 }
 
-// A logit and its column as one number: the larger logit is larger, and among equals the lower column. Above 0.
-__device__ inline unsigned long long top_of(float logit, int column) {
-  return static_cast<unsigned long long>(order_key(logit)) << 32 | (0xffffffffU - static_cast<unsigned>(column));
-}
-__device__ inline float logit_of_top(unsigned long long top) {
-  const auto key = static_cast<unsigned>(top >> 32);
-  return __uint_as_float((key & 0x80000000U) != 0 ? key ^ 0x80000000U : ~key);
-}
-__device__ inline int column_of_top(unsigned long long top) {
-  return static_cast<int>(0xffffffffU - static_cast<unsigned>(top));
-}
-
 inline unsigned blocks_for(std::int64_t count, int per_block) {
   return static_cast<unsigned>((count + per_block - 1) / per_block);
 }

@@ -7,6 +7,7 @@
 #include "gpu/device.h"
 #include "gpu/kernels/evaluate_list.cuh"
 #include "gpu/kernels/evaluate_tile.cuh"
+#include "gpu/kernels/evaluate_top.cuh"
 
 namespace kvreplay::cuda {
 namespace {
