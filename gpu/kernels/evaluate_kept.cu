@@ -163,7 +163,6 @@ __global__ void __launch_bounds__(tile_threads, 2) kept_outputs(KeptArguments a,
   value += kv_head * a.head_stride + static_cast<std::int64_t>(block.origin) * block.dim;
   const std::int64_t width = static_cast<std::int64_t>(block.num_query_heads) * block.dim;
 
-  double moved[Sums::rows] = {}, apart[Sums::rows] = {};
   for (int first_dim = 0; first_dim < block.dim; first_dim += Columns) {
     Sums sums{};
     if (any != 0)
@@ -179,36 +178,34 @@ __global__ void __launch_bounds__(tile_threads, 2) kept_outputs(KeptArguments a,
 #pragma unroll
     for (int i = 0; i < Sums::rows; ++i) {
       const int r = Sums::row(i);
-      if (r >= tile.count) continue;
-      const int row = tile.first + r;
+      double moved = 0, apart = 0;
+      const int row = min(tile.first + r, tile.first + tile.count - 1);
       const double total = totals[r], kept_sum = kept_sums[r];
       const double of_kept = 1 / kept_sum, of_evicted = 1 / fmax(total - kept_sum, 1e-300), of_all = 1 / total;
-      const double* full = a.sum + (first_row + r) * block.dim;
+      const double* full = a.sum + (first_row + row - tile.first) * block.dim;
       float* difference = a.difference + (static_cast<std::int64_t>(run) * block.steps + row % block.steps) * width +
                           static_cast<std::int64_t>(block.query_head(kv_head, row)) * block.dim;
 #pragma unroll
       for (int j = 0; j < Sums::columns; ++j) {
         const int c = first_dim + Sums::column(j);
-        if (c >= block.dim) continue;
+        if (c >= block.dim || r >= tile.count) continue;
         double delta = 0;
         if (total > 0) {
           const double sum = sums.at[i][j], output = sum * of_kept;
           delta = output - full[c] * of_all;
           const double gap = output - (full[c] - sum) * of_evicted;
-          moved[i] += delta * delta;
-          apart[i] += gap * gap;
+          moved += delta * delta;
+          apart += gap * gap;
         }
         difference[c] = static_cast<float>(delta);
       }
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < Sums::rows; ++i) {
-    moved[i] = sum_over_sharers<Sums>(moved[i]);
-    apart[i] = sum_over_sharers<Sums>(apart[i]);
-    if (thread % Sums::sharers == 0) {
-      norms[0][Sums::slot()][Sums::row(i)] = moved[i];
-      norms[1][Sums::slot()][Sums::row(i)] = apart[i];
+      // Kept in shared memory from one part of d to the next: registers are scarce while sums are formed.
+      moved = sum_over_sharers<Sums>(moved);
+      apart = sum_over_sharers<Sums>(apart);
+      if (thread % Sums::sharers == 0) {
+        norms[0][Sums::slot()][r] = first_dim == 0 ? moved : norms[0][Sums::slot()][r] + moved;
+        norms[1][Sums::slot()][r] = first_dim == 0 ? apart : norms[1][Sums::slot()][r] + apart;
+      }
     }
   }
   __syncthreads();

@@ -95,64 +95,67 @@ struct TensorCoreSums {
   }
 };
 
-// Two neighbours of a row of values as they are stored; `second`: both are inside the row.
-template <class Element>
-struct ValuePair {
-  Element at[2];
+// `count` neighbours of a row of values as they are stored, 1 or 2; the first `inside` of them are in the row.
+template <class Element, int count>
+struct Neighbours {
+  Element at[count];
 
-  __device__ void load(const Element* values, bool aligned, bool first, bool second) {
-    if (first && second && aligned) {
-      using Word = std::conditional_t<sizeof(Element) == 2, unsigned, uint2>;
+  __device__ void load(const Element* values, bool aligned, int inside) {
+    if (count == 2 && inside >= 2 && aligned) {
+      using Word = std::conditional_t<sizeof(at) == 8, uint2, unsigned>;
       const Word word = *reinterpret_cast<const Word*>(values);
-      memcpy(at, &word, sizeof(word));
-    } else {
-      at[0] = first ? values[0] : Element(0.0F);
-      at[1] = second ? values[1] : Element(0.0F);
+      memcpy(at, &word, sizeof(at));
+      return;
     }
+#pragma unroll
+    for (int i = 0; i < count; ++i) at[i] = i < inside ? values[i] : Element(0.0F);
   }
 };
 
 // sums += Σ over tokens k in [begin, end): weight_of(k, column, row of the tile) · value[column][first_dim ..], where
-// column = column_of(k). All threads must call it.
+// column = column_of(k) >= 0. All threads must call it.
 template <int Columns, class Sums, class Element, class ColumnOf, class WeightOf>
 __device__ void add_tokens(Sums& sums, WeightedTile<Columns>& tile, int begin, int end, ColumnOf column_of,
                            WeightOf weight_of, const Element* value, int dim, int first_dim) {
-  constexpr int weights = tile_tokens * tile_rows / tile_threads, row_pairs = Columns / 2,
-                values = tile_tokens * row_pairs / tile_threads;
-  const int thread = static_cast<int>(threadIdx.x);
-  const bool aligned = dim % 2 == 0 && reinterpret_cast<std::uintptr_t>(value) % sizeof(ValuePair<Element>) == 0;
-  float weight[weights];
-  ValuePair<Element> part[values];
-  // The next tile travels in registers while the tensor cores work on this one.
-  const auto load = [&](int first) {
+  // A thread has every fourth token of a tile, and of each one row and one or two columns.
+  constexpr int each = Columns / tile_rows, token_step = tile_threads / tile_rows, loads = tile_tokens / token_step;
+  const int first_token = static_cast<int>(threadIdx.x) / tile_rows, r = static_cast<int>(threadIdx.x) % tile_rows;
+  const int c = first_dim + each * r;
+  const bool aligned = dim % 2 == 0 && reinterpret_cast<std::uintptr_t>(value) % (2 * sizeof(Element)) == 0;
+  int column[loads];
+  float weight[loads];
+  Neighbours<Element, each> part[loads];
+  // While the tensor cores work on a tile, the next one travels in registers and the columns of the one after it are looked
+  // up, so that no load waits for another.
+  const auto find = [&](int first) {
 #pragma unroll
-    for (int i = 0; i < weights; ++i) {
-      const int index = thread + i * tile_threads, k = first + index / tile_rows;
-      weight[i] = k < end ? weight_of(k, column_of(k), index % tile_rows) : 0.0F;
-    }
-#pragma unroll
-    for (int i = 0; i < values; ++i) {
-      const int index = thread + i * tile_threads, k = first + index / row_pairs, c = first_dim + index % row_pairs * 2;
-      const Element* at = value + (k < end ? static_cast<std::int64_t>(column_of(k)) * dim + c : 0);
-      part[i].load(at, aligned, k < end && c < dim, k < end && c + 1 < dim);
+    for (int i = 0; i < loads; ++i) {
+      const int k = first + first_token + i * token_step;
+      column[i] = k < end ? column_of(k) : -1;
     }
   };
+  const auto load = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < loads; ++i) {
+      const bool inside = column[i] >= 0;
+      weight[i] = inside ? weight_of(first + first_token + i * token_step, column[i], r) : 0.0F;
+      part[i].load(value + (inside ? static_cast<std::int64_t>(column[i]) * dim + c : 0), aligned, inside ? dim - c : 0);
+    }
+  };
+  find(begin);
   load(begin);
+  find(begin + tile_tokens);
   for (int first = begin; first < end; first += tile_tokens) {
 #pragma unroll
-    for (int i = 0; i < weights; ++i) {
-      const int index = thread + i * tile_threads;
-      tile.weight[index / tile_rows][index % tile_rows] = static_cast<double>(weight[i]);
-    }
+    for (int i = 0; i < loads; ++i) {
+      const int token = first_token + i * token_step;
+      tile.weight[token][r] = static_cast<double>(weight[i]);
 #pragma unroll
-    for (int i = 0; i < values; ++i) {
-      const int index = thread + i * tile_threads;
-      double* const to = &tile.value[index / row_pairs][index % row_pairs * 2];
-      to[0] = static_cast<double>(to_float(part[i].at[0]));
-      to[1] = static_cast<double>(to_float(part[i].at[1]));
+      for (int j = 0; j < each; ++j) tile.value[token][each * r + j] = static_cast<double>(to_float(part[i].at[j]));
     }
     __syncthreads();
     load(first + tile_tokens);
+    find(first + 2 * tile_tokens);
     sums.add(tile);
     __syncthreads();
   }
