@@ -256,6 +256,9 @@ namespace {
 
 std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
+// Memory of a device from which on it has two backends.
+constexpr std::size_t room_for_two = std::size_t{36} << 30;
+
 std::vector<BackendDevice> visible_devices(std::string& why) {
   int count = 0, driver = 0;
   cudaDriverGetVersion(&driver);
@@ -272,7 +275,8 @@ std::vector<BackendDevice> visible_devices(std::string& why) {
     cuda::check(cudaGetDeviceProperties(&properties, i), "asking for the devices' properties");
     devices.push_back({properties.name, static_cast<std::int64_t>(properties.totalGlobalMem),
                        "compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) +
-                           ", driver for CUDA " + version_text(driver)});
+                           ", driver for CUDA " + version_text(driver),
+                       properties.totalGlobalMem >= room_for_two ? 2 : 1});
   }
   return devices;
 }

@@ -19,10 +19,21 @@ std::string choices() {
   return text;
 }
 
-std::vector<std::unique_ptr<Backend>> all_devices(const BackendKind& kind, std::size_t count) {
-  std::vector<std::unique_ptr<Backend>> backends;
-  for (std::size_t device = 0; device < count; ++device) backends.push_back(kind.make(static_cast<int>(device)));
-  return backends;
+using Backends = std::vector<std::unique_ptr<Backend>>;
+
+void add_device(const BackendKind& kind, const std::vector<BackendDevice>& devices, std::size_t device, Backends& backends) {
+  for (int i = 0; i < devices[device].backends; ++i) backends.push_back(kind.make(static_cast<int>(device)));
+}
+
+// Devices take turns, so that the first layers go to all of them.
+Backends all_devices(const BackendKind& kind, const std::vector<BackendDevice>& devices) {
+  Backends backends;
+  for (int turn = 0;; ++turn) {
+    const std::size_t before = backends.size();
+    for (std::size_t device = 0; device < devices.size(); ++device)
+      if (turn < devices[device].backends) backends.push_back(kind.make(static_cast<int>(device)));
+    if (backends.size() == before) return backends;
+  }
 }
 
 std::vector<std::unique_ptr<Backend>> cpu_alone() {
@@ -34,7 +45,7 @@ std::vector<std::unique_ptr<Backend>> cpu_alone() {
 std::vector<std::unique_ptr<Backend>> best_there_is() {
   for (const BackendKind& kind : kinds()) {
     std::string why;
-    if (const auto devices = kind.devices(why); !devices.empty()) return all_devices(kind, devices.size());
+    if (const auto devices = kind.devices(why); !devices.empty()) return all_devices(kind, devices);
   }
   return cpu_alone();
 }
@@ -63,15 +74,15 @@ std::vector<std::unique_ptr<Backend>> make_backends(const std::string& choice) {
   std::string why;
   const auto devices = kind->devices(why);
   if (devices.empty()) throw Error("--backend", "\"" + choice + "\" cannot be used: " + why, "use cpu, or auto");
-  if (colon == std::string::npos) return all_devices(*kind, devices.size());
+  if (colon == std::string::npos) return all_devices(*kind, devices);
   const std::string number = choice.substr(colon + 1);
   const bool digits = !number.empty() && number.size() < 5 && number.find_first_not_of("0123456789") == std::string::npos;
   const std::size_t device = digits ? static_cast<std::size_t>(std::stoul(number)) : devices.size();
   if (device >= devices.size())
     throw Error("--backend", "\"" + choice + "\" names no device",
                 "there are " + name + ":0 to " + name + ":" + std::to_string(devices.size() - 1));
-  std::vector<std::unique_ptr<Backend>> backends;
-  backends.push_back(kind->make(static_cast<int>(device)));
+  Backends backends;
+  add_device(*kind, devices, device, backends);
   return backends;
 }
 

@@ -18,6 +18,8 @@ struct BackendDevice {
   std::string name;               // "NVIDIA H200"
   std::int64_t memory_bytes = 0;  // of the device
   std::string detail;             // "compute capability 9.0, driver for CUDA 13.0"
+  // Backends that share the device's layers between them: while one waits for the device, another does its host's work.
+  int backends = 1;
 };
 
 struct BackendKind {
@@ -32,8 +34,8 @@ void register_backend(BackendKind kind);
 const std::vector<BackendKind>& backend_kinds();  // without "cpu"
 
 // auto: every device of the first registered kind that has any, else the CPU; cpu; NAME: all devices of a kind; NAME:n: one
-// of them. At least one backend; several when layers can be spread over devices. Throws Error naming `--backend` and what
-// there is.
+// of them. At least one backend; several when layers can be spread over devices, or over several backends of one device.
+// Throws Error naming `--backend` and what there is.
 std::vector<std::unique_ptr<Backend>> make_backends(const std::string& choice);
 // The first of them.
 std::unique_ptr<Backend> make_backend(const std::string& choice);
