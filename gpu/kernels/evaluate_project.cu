@@ -147,7 +147,7 @@ __device__ void product_tile(const Operands& o, std::int64_t first_row, std::int
   __syncthreads();
 }
 
-// use(row of the tile, element of the row's 16 that this thread holds, column of the matrix, value), rows in order.
+// Where the numbers of `sums` belong: sums[m][n][2 · half + j] is of this row of the tile and this column of the matrix.
 __device__ int row_in_tile(int m, int half) {
   return warp_row() + m * 16 + half * 8 + static_cast<int>(threadIdx.x) % warp_size / 4;
 }
