@@ -256,8 +256,11 @@ namespace {
 
 std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
-// Memory of a device from which on it has two backends.
-constexpr std::size_t room_for_two = std::size_t{36} << 30;
+// Backends of a device with so much memory: each holds two layers and works in up to 3 GiB.
+int backends_of(std::size_t memory) {
+  const std::size_t gibibytes = memory >> 30;
+  return gibibytes >= 60 ? 3 : gibibytes >= 36 ? 2 : 1;
+}
 
 std::vector<BackendDevice> visible_devices(std::string& why) {
   int count = 0, driver = 0;
@@ -276,7 +279,7 @@ std::vector<BackendDevice> visible_devices(std::string& why) {
     devices.push_back({properties.name, static_cast<std::int64_t>(properties.totalGlobalMem),
                        "compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) +
                            ", driver for CUDA " + version_text(driver),
-                       properties.totalGlobalMem >= room_for_two ? 2 : 1});
+                       backends_of(properties.totalGlobalMem)});
   }
   return devices;
 }
