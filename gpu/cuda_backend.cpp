@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "core/backend/describe_layer.h"
 #include "core/backend/registry.h"
 #include "core/base/error.h"
 #include "gpu/cuda.h"
@@ -17,21 +18,8 @@ namespace cuda {
 
 std::shared_ptr<LoadedLayer> CudaBackend::load(const Trace& trace, int layer) {
   device_.make_current();
-  const ModelInfo& model = trace.model();
   auto loaded = std::make_shared<CudaLayer>();
-  loaded->trace = &trace;
-  loaded->layer = layer;
-  loaded->num_query_heads = model.num_query_heads;
-  loaded->num_kv_heads = model.num_kv_heads;
-  loaded->head_dim = model.head_dim;
-  loaded->hidden_size = model.hidden_size;
-  loaded->attention_scale = model.attention_scale;
-  loaded->logit_softcap = model.logit_softcap.value_or(0);
-  loaded->sliding_window = trace.sliding_window(layer);
-  loaded->tokens = trace.num_tokens();
-  loaded->prompt = trace.prompt_length();
-  // What the last prompt query no longer sees is gone from a rolling cache when the prompt ends.
-  loaded->first_candidate = loaded->prompt > 0 ? loaded->first_visible(loaded->prompt - 1) : 0;
+  describe_layer(*loaded, trace, layer);
   loaded->device = &device_;
   loaded->loader = &loader_;
   loaded->type = trace.type(layer, LayerDataset::key);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/backend/cpu/cpu_backend.h"
+#include "core/backend/describe_layer.h"
 #include "core/base/parallel.h"
 #include "core/kernels/kernels.h"
 
@@ -61,21 +62,8 @@ Tensor<float, 3> CpuLayer::queries(int first_head, int end_head, std::int64_t be
 }
 
 std::shared_ptr<LoadedLayer> CpuBackend::load(const Trace& trace, int layer) {
-  const ModelInfo& model = trace.model();
   auto loaded = std::make_shared<CpuLayer>();
-  loaded->trace = &trace;
-  loaded->layer = layer;
-  loaded->num_query_heads = model.num_query_heads;
-  loaded->num_kv_heads = model.num_kv_heads;
-  loaded->head_dim = model.head_dim;
-  loaded->hidden_size = model.hidden_size;
-  loaded->attention_scale = model.attention_scale;
-  loaded->logit_softcap = model.logit_softcap.value_or(0);
-  loaded->sliding_window = trace.sliding_window(layer);
-  loaded->tokens = trace.num_tokens();
-  loaded->prompt = trace.prompt_length();
-  // What the last prompt query no longer sees is gone from a rolling cache when the prompt ends.
-  loaded->first_candidate = loaded->prompt > 0 ? loaded->first_visible(loaded->prompt - 1) : 0;
+  describe_layer(*loaded, trace, layer);
   loaded->key = trace.read(layer, LayerDataset::key);
   loaded->value = trace.read(layer, LayerDataset::value);
   return loaded;
