@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
+#include <mutex>
 
 #include "core/backend/describe_layer.h"
 #include "core/backend/registry.h"
@@ -36,7 +38,51 @@ std::string gigabytes(double bytes) {
   return text;
 }
 
+// What backends plan to take of each device, so that those of one device do not count the same memory.
+class PlannedMemory {
+ public:
+  double of_others(int device, const CudaBackend* self) {
+    const std::lock_guard lock(mutex_);
+    double bytes = 0;
+    for (const auto& [backend, planned] : bytes_[device])
+      if (backend != self) bytes += planned;
+    return bytes;
+  }
+  void set(int device, const CudaBackend* self, double bytes) {
+    const std::lock_guard lock(mutex_);
+    if (bytes > 0)
+      bytes_[device][self] = bytes;
+    else
+      bytes_[device].erase(self);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<int, std::map<const CudaBackend*, double>> bytes_;
+};
+
+PlannedMemory& planned_memory() {
+  static PlannedMemory planned;
+  return planned;
+}
+
+// Free memory of the current device and what this process's pool holds of it.
+double room_of(int device, std::size_t& total) {
+  std::size_t free = 0;
+  check(cudaMemGetInfo(&free, &total), "asking for the device's free memory");
+  cudaMemPool_t pool = nullptr;
+  std::uint64_t held = 0;
+  if (cudaDeviceGetDefaultMemPool(&pool, device) != cudaSuccess ||
+      cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &held) != cudaSuccess) {
+    cudaGetLastError();
+    held = 0;
+  }
+  return static_cast<double>(free) + static_cast<double>(held);
+}
+
 }  // namespace
+
+CudaBackend::~CudaBackend() { planned_memory().set(device_.index(), this, 0); }
 
 BackendPlan CudaBackend::plan(const Trace& trace, std::size_t, const EvaluationRequest&) const {
   // What scoring and evaluation take beside the layer: blocks and batches of evaluate.cpp, and window rows of float32.
@@ -44,20 +90,24 @@ BackendPlan CudaBackend::plan(const Trace& trace, std::size_t, const EvaluationR
   double layer = 0;
   for (const int l : trace.layers()) layer = std::max(layer, static_cast<double>(trace.layer_bytes(l)));
   device_.make_current();
-  std::size_t free = 0, total = 0;
-  check(cudaMemGetInfo(&free, &total), "asking for the device's free memory");
-  // What this backend holds already is reused.
-  const double room = static_cast<double>(free) + static_cast<double>(device_.bytes()) - spare;
-  if (layer + scratch > room)
+  std::size_t total = 0;
+  const double all = room_of(device_.index(), total) - spare;
+  const double room = all - planned_memory().of_others(device_.index(), this);
+  if (layer + scratch > room) {
+    planned_memory().set(device_.index(), this, 0);
     throw Error(trace.path(),
                 "has layers of " + gigabytes(layer) + ", which with " + gigabytes(scratch) +
-                    " to work in do not fit into the " + gigabytes(room) + " that are free on " + device_.name(),
+                    " to work in do not fit into the " + gigabytes(std::max(0.0, room)) + " that are free on " +
+                    device_.name(),
                 "close what else uses the device, or use --backend cpu");
+  }
   BackendPlan plan;
   plan.loads_ahead = 2 * layer + scratch <= room;
   plan.runs_at_once = 1024;
   plan.memory = std::string(plan.loads_ahead ? "2 layers" : "1 layer") + " of " + gigabytes(layer) + " and up to " +
-                gigabytes(scratch) + " to work in, of " + gigabytes(room) + " on " + device_.name();
+                gigabytes(scratch) + " to work in, of " + gigabytes(static_cast<double>(total)) +
+                " on cuda:" + std::to_string(device_.index()) + ", " + device_.name();
+  planned_memory().set(device_.index(), this, (plan.loads_ahead ? 2 : 1) * layer + scratch);
   return plan;
 }
 

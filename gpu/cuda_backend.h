@@ -9,6 +9,9 @@ namespace kvreplay::cuda {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device) : device_(device), loader_(device_) {}
+  ~CudaBackend() override;
+  CudaBackend(const CudaBackend&) = delete;
+  CudaBackend& operator=(const CudaBackend&) = delete;
 
   std::string name() const override { return "cuda"; }
   BackendPlan plan(const Trace& trace, std::size_t runs, const EvaluationRequest& request) const override;

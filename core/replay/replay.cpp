@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <future>
+#include <map>
 #include <system_error>
 #include <thread>
 
@@ -52,7 +53,6 @@ class Replay {
          ResultsWriter& results, Job& job)
       : trace_(trace),
         request_(request),
-        backends_(backends),
         results_(results),
         job_(job),
         model_(trace.model()),
@@ -61,8 +61,7 @@ class Replay {
         steps_{trace.num_decode_steps(), request.early_steps, scope.judged},
         evidence_(choose_evidence()),
         metrics_(choose_metrics(), trace.model().num_query_heads, trace.num_decode_steps()) {
-    for (const Backend* backend : backends_)  // before anything is loaded: a layer may be too large
-      plans_.push_back(backend->plan(trace_, request.policies.size() * request.budgets.size(), needs_));
+    choose_backends(backends, request.policies.size() * request.budgets.size());
     if (request.equal_bytes) {
       add_runs_of_equal_bytes();
     } else {
@@ -73,9 +72,8 @@ class Replay {
 
   std::vector<RunInfo> run() {
     const auto& layers = trace_.layers();
-    for (std::size_t b = 0; b < backends_.size(); ++b)
-      if (plans_[b] = backends_[b]->plan(trace_, runs_.size(), needs_); !plans_[b].memory.empty())
-        job_.inform(backends_[b]->name() + (backends_.size() > 1 ? ":" + std::to_string(b) : "") + ": " + plans_[b].memory);
+    for (std::size_t b = 0; b < backends_.size(); ++b) plans_[b] = backends_[b]->plan(trace_, runs_.size(), needs_);
+    tell_memory();
     job_.begin("replaying " + trace_.path(), static_cast<double>(layers.size() * runs_.size()), "layer runs");
     LayerOrder order(layers.size(), runs_.size());
     const ReplayParts parts{trace_, request_, evidence_, metrics_, steps_, needs_, results_, job_, order, runs_};
@@ -92,6 +90,28 @@ class Replay {
   }
 
  private:
+  // Before anything is loaded: a layer may be too large. A backend without room for it is left out while another has room.
+  void choose_backends(std::span<Backend* const> offered, std::size_t runs) {
+    std::exception_ptr refusal;
+    for (Backend* backend : offered) {
+      try {
+        plans_.push_back(backend->plan(trace_, runs, needs_));
+        backends_.push_back(backend);
+      } catch (const Error&) {
+        if (!refusal) refusal = std::current_exception();
+      }
+    }
+    if (backends_.empty() && refusal) std::rethrow_exception(refusal);
+  }
+
+  // Backends of one device say the same; that is told once.
+  void tell_memory() {
+    std::map<std::string, int> count;
+    for (std::size_t b = 0; b < backends_.size(); ++b)
+      if (!plans_[b].memory.empty()) ++count[backends_[b]->name() + ": " + plans_[b].memory];
+    for (const auto& [text, times] : count) job_.inform(times == 1 ? text : text + ", " + std::to_string(times) + " times");
+  }
+
   // One backend's share of the layers. The first failure is kept; it stops the others.
   void work(std::size_t backend, const ReplayParts& parts) {
     try {
@@ -327,7 +347,7 @@ class Replay {
 
   const Trace& trace_;
   const ReplayRequest& request_;
-  const std::span<Backend* const> backends_;
+  std::vector<Backend*> backends_;  // with room for a layer
   ResultsWriter& results_;
   SharedJob job_;
   const ModelInfo& model_;

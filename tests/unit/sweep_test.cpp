@@ -27,6 +27,7 @@ class CountingBackend final : public Backend {
   std::string name() const override { return "cpu"; }
   BackendPlan plan(const Trace&, std::size_t runs, const EvaluationRequest&) const override {
     planned_runs = runs;
+    if (!has_room) throw Error("layers", "do not fit");
     return {ahead_, 3, ahead_ ? "two layers" : ""};
   }
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override {
@@ -73,6 +74,7 @@ class CountingBackend final : public Backend {
   }
 
   std::atomic<int> held{0}, most_held{0}, kept_sets{0};
+  bool has_room = true;
   std::size_t largest_batch = 0;
   mutable std::size_t planned_runs = 0;
   std::set<int> loaded;
@@ -172,8 +174,21 @@ TEST(SeveralBackends, GiveTheFilesOfOne) {
         EXPECT_EQ(backend->planned_runs, request.policies.size() * request.budgets.size());
       }
       EXPECT_EQ(layers, (std::multiset<int>{0, 1, 2, 3, 4, 5, 6})) << "each layer once";
-      EXPECT_EQ(several.informed.size(), ahead ? static_cast<std::size_t>(count) : 0U);
+      EXPECT_EQ(several.informed.size(), ahead ? 1U : 0U) << "the same for all, told once";
     }
+}
+
+TEST(SeveralBackends, OneWithoutRoomIsLeftOutWhileAnotherHasRoom) {
+  const Folder folder;
+  CountingBackend has_room(true), full(true);
+  full.has_room = false;
+  const auto cpu = make_cpu_backend();
+  const Written one = write(folder, "one.h5", sweep_request(), {cpu.get()});
+  expect_same_runs(one, write(folder, "left_out.h5", sweep_request(), {&full, &has_room}));
+  EXPECT_TRUE(full.loaded.empty());
+  EXPECT_EQ(has_room.loaded.size(), 7U);
+  has_room.has_room = false;
+  EXPECT_THROW(write(folder, "none.h5", sweep_request(), {&full, &has_room}), Error);
 }
 
 TEST(SeveralBackends, OneThatFailsStopsTheOthersAndIsReported) {
