@@ -1,5 +1,5 @@
-// The operations of core/backend/backend.h on one GPU. Operations are grouped by file: window.cpp (attention of the last
-// prompt queries), reconstruction.cpp, evaluate.cu; the kernels are in gpu/kernels. Internal to gpu.
+// The operations of core/backend/backend.h on one GPU. Operations are grouped by file: window.cu (attention of the last
+// prompt queries), reconstruction.cpp, evaluate.cpp; the kernels are in gpu/kernels. Internal to gpu.
 #pragma once
 
 #include "gpu/array.h"

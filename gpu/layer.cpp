@@ -124,7 +124,7 @@ const CudaLayer::RoundedFactor& CudaLayer::rounded_factor(bool project) const {
     largest.fill_bytes(0);
     launch_largest_magnitude(value.data(), value.type, num_kv_heads * tokens * d, largest.data(), device->stream());
     const float top = std::bit_cast<float>(largest.download().front());
-    if (top > 0) made->value_scale = std::ldexp(1.0F, std::clamp(10 - std::ilogb(top), -100, 100));
+    if (top > 0) made->value_scale = std::ldexp(1.0F, std::clamp(10 - std::ilogb(top), -120, 100));
   }
   kept = std::move(made);
   return *kept;

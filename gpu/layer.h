@@ -14,7 +14,7 @@ namespace kvreplay::cuda {
 struct CudaLayer final : LoadedLayer, std::enable_shared_from_this<CudaLayer> {
   Device* device = nullptr;
   Loader* loader = nullptr;
-  ElementType type = ElementType::float32;  // of key, value and query
+  ElementType type = ElementType::float32;  // of the keys
   DeviceTensor key, value;                  // [Hk, T, d]
 
   // All recorded queries whose position is in [begin, end): [Hq, rows, d], uploaded once for each range; positions on the

@@ -8,6 +8,8 @@
 namespace kvreplay::cuda {
 
 Loader::~Loader() {
+  cudaSetDevice(device_.index());
+  cudaStreamSynchronize(device_.loading_stream());
   for (Slot& slot : slots_) {
     if (slot.copied != nullptr) cudaEventDestroy(slot.copied);
     if (slot.memory != nullptr) cudaFreeHost(slot.memory);
@@ -15,9 +17,9 @@ Loader::~Loader() {
 }
 
 void Loader::open_slots() {
-  if (slots_.front().memory != nullptr) return;
   for (Slot& slot : slots_) {
-    check(cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming), "making an event");
+    if (slot.memory != nullptr) continue;
+    if (slot.copied == nullptr) check(cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming), "making an event");
     void* memory = nullptr;
     check(cudaMallocHost(&memory, slot_bytes), "pinned memory for reading traces");
     slot.memory = static_cast<std::byte*>(memory);
@@ -68,6 +70,11 @@ DeviceTensor Loader::load(const Trace& trace, int layer, LayerDataset which, Ind
                 "use --backend cpu");
   tensor.bytes = Buffer<std::byte>(device_, static_cast<std::int64_t>(bytes), device_.loading_stream());
   if (bytes == 0) return tensor;
+  // Destroyed before the tensor: its memory is given back only when no copy into it is under way, also when reading throws.
+  struct Settle {
+    cudaStream_t stream;
+    ~Settle() { cudaStreamSynchronize(stream); }
+  } const settle{device_.loading_stream()};
   if (head_bytes <= slot_bytes) {
     const auto heads_each = static_cast<std::int64_t>(slot_bytes / head_bytes);
     for (std::int64_t h = heads.begin; h < heads.end; h += heads_each)

@@ -1,6 +1,7 @@
 // Attention of the last prompt queries, and sums of attention over all of them.
 #include <algorithm>
 
+#include "core/base/error.h"
 #include "gpu/cuda_backend.h"
 #include "gpu/kernels/column_sums.h"
 #include "gpu/kernels/elements.cuh"
@@ -73,7 +74,8 @@ WindowRows make_window_rows(const CudaLayer& layer, int window, bool with_output
 }
 
 bool WindowAttention::supported(const CudaLayer& layer, int window) {
-  return layer.device->capability() >= 80 && fused_window_supported(layer.key.type, layer.head_dim, window);
+  return layer.device->capability() >= 80 && fused_window_supported(layer.key.type, layer.head_dim, window) &&
+         layer.trace->type(layer.layer, LayerDataset::query) == layer.key.type;
 }
 
 WindowAttention::WindowAttention(const CudaLayer& layer, int window)
@@ -221,6 +223,10 @@ Array CudaBackend::column_sums(const LoadedLayer& base, ColumnMask mask, int win
   Buffer<float> sums(device_, heads * n);
   const auto& query = layer.queries(
       0, layer.prompt, "the attention that each token received from the whole prompt (no attention_column_sum either)");
+  if (query.rows.type != layer.key.type)
+    throw Error(layer.trace->path(),
+                "stores queries and keys in different types, of which this backend forms no column sums",
+                "use --backend cpu");
   const AttentionShape shape =
       prompt_shape(layer, layer.prompt, causal ? 0 : std::max<std::int64_t>(0, layer.prompt - window));
   with_elements(layer.key.type, query.rows.data(),
