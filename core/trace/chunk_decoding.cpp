@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 namespace kvreplay {
 namespace {
@@ -60,8 +61,9 @@ std::vector<std::byte> encode_chunk(std::span<const std::byte> chunk, std::size_
   }
   uLongf size = compressBound(shuffled.size());
   std::vector<std::byte> stored(size);
-  compress2(reinterpret_cast<Bytef*>(stored.data()), &size, reinterpret_cast<const Bytef*>(shuffled.data()), shuffled.size(),
-            level);
+  if (compress2(reinterpret_cast<Bytef*>(stored.data()), &size, reinterpret_cast<const Bytef*>(shuffled.data()),
+                shuffled.size(), level) != Z_OK)
+    throw std::bad_alloc();  // the bound is large enough and the level is valid: memory is all that can be missing
   stored.resize(size);
   return stored;
 }
