@@ -78,8 +78,11 @@ class Replay {
     LayerOrder order(layers.size(), runs_.size());
     const ReplayParts parts{trace_, request_, evidence_, metrics_, steps_, needs_, results_, job_, order, runs_};
     std::vector<std::thread> others;
-    for (std::size_t b = 1; b < std::min(backends_.size(), layers.size()); ++b)
-      others.emplace_back([&, b] { work(b, parts); });
+    try {
+      for (std::size_t b = 1; b < std::min(backends_.size(), layers.size()); ++b)
+        others.emplace_back([&, b] { work(b, parts); });
+    } catch (const std::system_error&) {  // no more threads to be had: fewer backends take all the layers
+    }
     work(0, parts);
     for (auto& other : others) other.join();
     if (failure_) std::rethrow_exception(failure_);

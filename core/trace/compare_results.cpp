@@ -83,6 +83,7 @@ class ResultsComparison {
         out_.add(rank_values, name + ": mean " + key, "only in the first");
         continue;
       }
+      if (value == other->second || (std::isnan(value) && std::isnan(other->second))) continue;
       const double difference = std::abs(value - other->second);
       const double largest = std::max(std::abs(value), std::abs(other->second));
       if (difference <= options_.tolerance * largest) continue;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <tuple>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -193,17 +194,14 @@ Runs are numbered by trace, then policy, then budget; those with an edit come af
   static void replay_one(const Trace& trace, ReplayRequest request, const std::vector<Backend*>& backends,
                          ResultsWriter& results, Job& job, ReplayOutcome& outcome) {
     std::vector<RankedToken> worth;
-    request.on_worth = [&](int run, const TokenWorth& token) {
-      RankedToken ranked{trace.path(), "", 0, run, 1, token, ""};
-      const bool same_row = !worth.empty() && worth.back().run == run && worth.back().worth.layer == token.layer &&
-                            worth.back().worth.head == token.head;
-      if (same_row) ranked.place = worth.back().place + 1;
-      worth.push_back(std::move(ranked));
-    };
+    request.on_worth = [&](int run, const TokenWorth& token) { worth.push_back({trace.path(), "", 0, run, 1, token, ""}); };
     for (RunInfo& run : replay(trace, request, backends, results, job)) outcome.runs.push_back(std::move(run));
     if (worth.empty()) return;
-    // Layer by layer they came; run by run they are shown.
-    std::stable_sort(worth.begin(), worth.end(), [](const RankedToken& a, const RankedToken& b) { return a.run < b.run; });
+    // Rows came in the order in which backends finished them, the tokens of a row the best first.
+    const auto row = [](const RankedToken& t) { return std::tuple(t.run, t.worth.layer, t.worth.head); };
+    std::stable_sort(worth.begin(), worth.end(), [&](const auto& a, const auto& b) { return row(a) < row(b); });
+    for (std::size_t i = 1; i < worth.size(); ++i)
+      if (row(worth[i]) == row(worth[i - 1])) worth[i].place = worth[i - 1].place + 1;
     const auto texts = trace.token_texts();
     for (RankedToken& token : worth) {
       const RunInfo& run = outcome.runs[static_cast<std::size_t>(token.run)];
