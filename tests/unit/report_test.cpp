@@ -178,6 +178,17 @@ TEST(ReportComparison, NoRunsIsAnError) {
   EXPECT_THROW(compare({&results}, {}, job), Error);
 }
 
+TEST(Csv, ReadsWhatItWrites) {
+  const std::vector<std::string> odd = {"a", "b,c", "d\"e", "f\ng", ""};
+  EXPECT_EQ(parse_csv(csv_line(odd) + csv_line({"x"}), "t"), (std::vector<std::vector<std::string>>{odd, {"x"}}));
+  EXPECT_EQ(parse_csv("a,b\r\n\r\n\"1\",\r\n,2", "t"),
+            (std::vector<std::vector<std::string>>{{"a", "b"}, {"1", ""}, {"", "2"}}));
+  EXPECT_EQ(parse_csv("a,", "t"), (std::vector<std::vector<std::string>>{{"a", ""}}));
+  for (const char* broken : {"a\n\"never", "\"a\"b\n"}) {
+    EXPECT_THROW(parse_csv(broken, "t.csv"), Error) << broken;
+  }
+}
+
 TEST(Csv, QuotesWhatNeedsIt) { EXPECT_EQ(csv_line({"a", "b,c", "d\"e", "f\ng", ""}), "a,\"b,c\",\"d\"\"e\",\"f\ng\",\n"); }
 
 }  // namespace

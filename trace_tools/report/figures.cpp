@@ -9,7 +9,7 @@
 #include "core/report/metric_info.h"
 #include "gui/figure/heat_map.h"
 #include "gui/figure/line_chart.h"
-#include "trace_tools/report/numbers.h"
+#include "core/report/numbers.h"
 
 namespace kvreplay::cli {
 namespace {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gui/figure/figure.h"
-#include "trace_tools/report/sources.h"
+#include "core/report/sources.h"
 
 namespace kvreplay::cli {
 

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "trace_tools/report/sources.h"
+#include "core/report/sources.h"
 
 namespace kvreplay::cli {
 

@@ -9,7 +9,7 @@
 #include "core/report/policy_label.h"
 #include "trace_tools/report/formats.h"
 #include "trace_tools/report/marked_text.h"
-#include "trace_tools/report/numbers.h"
+#include "core/report/numbers.h"
 #include "trace_tools/report/page.h"
 #if KVREPLAY_WITH_FIGURES
 #include "trace_tools/report/figures.h"

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/text.h"
-#include "trace_tools/report/numbers.h"
+#include "core/report/numbers.h"
 #include "trace_tools/report/page.h"
 
 namespace kvreplay::cli {

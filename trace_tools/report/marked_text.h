@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "trace_tools/report/sources.h"
+#include "core/report/sources.h"
 
 namespace kvreplay::cli {
 

@@ -1,4 +1,4 @@
-#include "trace_tools/report/numbers.h"
+#include "core/report/numbers.h"
 
 #include <array>
 #include <cmath>
@@ -6,7 +6,7 @@
 
 #include "core/base/text.h"
 
-namespace kvreplay::cli {
+namespace kvreplay {
 
 std::string report_number(double value) {
   if (std::isnan(value)) return "–";
@@ -45,4 +45,4 @@ std::string lower_first(std::string title) {
   return title;
 }
 
-}  // namespace kvreplay::cli
+}  // namespace kvreplay

@@ -10,7 +10,7 @@
 #include "core/report/comparison.h"
 #include "core/trace/trace.h"
 
-namespace kvreplay::cli {
+namespace kvreplay {
 
 struct ReportSources {
   std::vector<std::unique_ptr<Results>> files;
@@ -24,11 +24,13 @@ struct ReportSources {
 
 struct ReportRequest {
   std::vector<std::string> paths;
-  std::string trace;   // replaces what the results name; empty: as named
-  std::string metric;  // empty: the first headline metric that the runs have
+  std::string trace;                // replaces what the results name; empty: as named
+  std::vector<std::string> traces;  // where traces may be, too: each is taken for the runs whose trace it is
+  std::string metric;               // empty: the first headline metric that the runs have
 };
 
-// Throws Error when a file cannot be opened, when --trace is not the trace of the results, and for a metric no run has.
+// Throws Error when a file cannot be opened, when `trace` is not the trace of the results or one of `traces` is the trace of
+// none, and for a metric no run has.
 ReportSources open_sources(const ReportRequest& request, Job& job);
 
 // Lines about many runs become one a note: "full at 5 budgets: nothing was evicted".
@@ -49,4 +51,4 @@ std::array<Tail, 2> tail_of(const std::string& metric);
 // Columns of the short tables: the chosen metric, then the other headline metrics that the runs have.
 std::vector<std::string> table_metrics(const ReportSources& sources);
 
-}  // namespace kvreplay::cli
+}  // namespace kvreplay

@@ -1,4 +1,4 @@
-#include "trace_tools/report/sources.h"
+#include "core/report/sources.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -8,7 +8,7 @@
 #include "core/base/text.h"
 #include "core/report/metric_info.h"
 
-namespace kvreplay::cli {
+namespace kvreplay {
 namespace {
 
 // A path in a results file is meant from where the replay ran; a results file that was moved along with its trace still
@@ -25,13 +25,28 @@ bool is_another_file(const std::string& expected, const std::string& found) {
   return is_hash(expected) && is_hash(found) && expected != found;
 }
 
+// The runs of one trace take the first of `traces` that has its identity, or its name where identities prove nothing.
+std::string given_trace(const std::vector<std::string>& paths, const RunInfo& info, std::set<std::string>& used) {
+  const auto name = [](const std::string& path) { return std::filesystem::path(path).filename(); };
+  for (const auto& path : paths) {
+    const std::string identity = open_trace(path)->identity();
+    const bool same = identity == info.trace_sha256;
+    if (!same && (is_another_file(info.trace_sha256, identity) || name(path) != name(info.trace))) continue;
+    used.insert(path);
+    return path;
+  }
+  return "";
+}
+
 void open_traces(const ReportRequest& request, ReportSources& sources) {
+  std::set<std::string> used;
   for (const auto& file : sources.files) {
     for (int run = 0; run < file->num_runs(); ++run) {
       const RunInfo& info = file->info(run);
       if (sources.traces.count(info.trace) != 0) continue;
       auto& trace = sources.traces[info.trace];
-      const std::string path = request.trace.empty() ? find_trace(info.trace, file->path()) : request.trace;
+      std::string path = request.trace.empty() ? given_trace(request.traces, info, used) : request.trace;
+      if (path.empty()) path = find_trace(info.trace, file->path());
       try {
         if (path.empty()) throw Error(info.trace, "the trace is not there any more", "--trace FILE says where it is now");
         trace = open_trace(path);
@@ -44,6 +59,8 @@ void open_traces(const ReportRequest& request, ReportSources& sources) {
       }
     }
   }
+  for (const auto& path : request.traces)
+    if (!used.contains(path)) throw Error(path, "is the trace of none of these runs", "leave it out");
 }
 
 std::string choose_metric(const ReportRequest& request, const Comparison& comparison) {
@@ -130,4 +147,4 @@ std::vector<std::string> table_metrics(const ReportSources& sources) {
   return names;
 }
 
-}  // namespace kvreplay::cli
+}  // namespace kvreplay
