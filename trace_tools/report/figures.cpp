@@ -7,9 +7,9 @@
 
 #include "core/base/text.h"
 #include "core/report/metric_info.h"
+#include "core/report/numbers.h"
 #include "gui/figure/heat_map.h"
 #include "gui/figure/line_chart.h"
-#include "core/report/numbers.h"
 
 namespace kvreplay::cli {
 namespace {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "gui/figure/figure.h"
 #include "core/report/sources.h"
+#include "gui/figure/figure.h"
 
 namespace kvreplay::cli {
 

@@ -6,10 +6,10 @@
 #include "core/base/text.h"
 #include "core/base/version.h"
 #include "core/report/metric_info.h"
+#include "core/report/numbers.h"
 #include "core/report/policy_label.h"
 #include "trace_tools/report/formats.h"
 #include "trace_tools/report/marked_text.h"
-#include "core/report/numbers.h"
 #include "trace_tools/report/page.h"
 #if KVREPLAY_WITH_FIGURES
 #include "trace_tools/report/figures.h"

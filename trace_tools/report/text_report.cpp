@@ -6,8 +6,8 @@
 
 #include "core/base/text.h"
 #include "core/report/metric_info.h"
-#include "trace_tools/report/formats.h"
 #include "core/report/numbers.h"
+#include "trace_tools/report/formats.h"
 #include "trace_tools/text_columns.h"
 
 namespace kvreplay::cli {
