@@ -56,6 +56,7 @@ Style make_style(Medium medium, bool dark) {
   style.dark = dark;
   if (medium == Medium::print) {
     style.title_size = 12, style.label_size = 10, style.tick_size = 9;
+    style.cells_a_pixel = 6;  // 576 an inch
     style.line_width = 1.3, style.thin_line = 0.7, style.marker_size = 5.5, style.space = 5;
   }
   style.background = dark ? QColor(0x16, 0x19, 0x1d) : QColor(0xff, 0xff, 0xff);

@@ -18,7 +18,8 @@ struct Style {
   bool dark = false;
   int title_size = 16, label_size = 13, tick_size = 12;
   double line_width = 1.8, thin_line = 1, marker_size = 7.5;
-  double space = 8;  // between things that belong together; twice as much between those that do not
+  double cells_a_pixel = 2;  // of a matrix, in either direction: what the medium can show
+  double space = 8;          // between things that belong together; twice as much between those that do not
   QColor background, ink, muted, grid, missing;
   QFont font(int pixel_size, bool bold = false) const;
 };

@@ -21,6 +21,14 @@ struct ColumnMark {
   std::string label;
 };
 
+// A value that stands for a state instead of an amount ("kept to the end"): drawn in a colour that is not on the scale and
+// named in the key.
+struct MapState {
+  float value = 0;
+  std::string label;
+  bool strong = false;  // in the colour of the text; else pale
+};
+
 struct HeatMap final : Figure {
   struct Panel {
     std::string title;
@@ -28,13 +36,21 @@ struct HeatMap final : Figure {
   };
   std::int64_t rows = 0, columns = 0;
   std::vector<Panel> panels;
-  std::string row_label, column_label;  // "layer", "query head"
-  std::vector<std::string> row_names;   // [rows], or empty: the row's number
-  std::string value_label;              // with its unit
+  std::string row_label, column_label;         // "layer", "query head"
+  std::vector<std::string> row_names;          // [rows], or empty: the row's number
+  std::vector<std::string> column_names = {};  // [columns], or empty: the column's number
+  // Columns that belong together: a head's own small map in a grid of heads. Groups are set apart, and numbered instead of
+  // their columns.
+  std::int64_t column_group = 1;
+  bool numbers = false;     // each value is written into its cell, where all of them have room
+  std::string value_label;  // with its unit
   ColorMap color_map = ColorMap::viridis;
+  double color_start = 0;  // of the colour map, in [0, 1): 0.25 leaves out its darkest quarter
+  std::vector<MapState> states;
   std::optional<double> minimum, maximum;  // of the colour scale; absent: of the data
   Reduction reduction = Reduction::maximum;
   std::vector<ColumnMark> marks;
+  double first_column = 0;  // the number of the first column (or group): of a stretch of a longer text
 
   std::string_view kind() const override { return "heat_map"; }
   Table data() const override;

@@ -17,6 +17,14 @@ std::vector<Panel> panels_of(const LineChart& chart) {
   return {{"", chart.series}};
 }
 
+// The chart as a panel with its own y axis sees it.
+LineChart with_axis_of(const LineChart& chart, const Panel& panel) {
+  LineChart own = chart;
+  own.y = *panel.y;
+  own.panels = {panel};
+  return own;
+}
+
 // The series of all panels, each name once: what the legend lists.
 std::vector<Series> legend_series(const LineChart& chart) {
   std::vector<Series> all;
@@ -123,7 +131,7 @@ class LineChartRenderer final : public Renderer {
     const double label = line_height(style.font(style.label_size));
     if (legend.beside) return std::max(grid.panel_height, legend.height + label);
     // Several plots share one label of either axis.
-    return legend.height + (grid.titled ? 2 * label + style.space * 0.5 : 0) + grid.panel_height * grid.rows +
+    return legend.height + (grid.titled ? label + common_label_height(chart, style) : 0) + grid.panel_height * grid.rows +
            grid.gap * (grid.rows - 1);
   }
 
@@ -142,19 +150,27 @@ class LineChartRenderer final : public Renderer {
     if (grid.titled) {
       const QFont font = style.font(style.label_size);
       canvas.text(inside.left(), inside.top() + ascent(font), chart.y.label, font, style.muted);
-      inside.setTop(inside.top() + line_height(font) + style.space * 0.5);
+      inside.setTop(inside.top() + common_label_height(chart, style));
       inside.setBottom(inside.bottom() - line_height(font));
       canvas.text(inside.center().x(), inside.bottom() + ascent(font), chart.x.label, font, style.muted, Align::center);
     }
     grid.panel_height = (inside.height() - grid.gap * (grid.rows - 1)) / grid.rows;
     const Axes axes = axes_of(chart);
     const std::vector<Panel> panels = panels_of(chart);
+    const std::vector<Series> all = legend_series(chart);
     for (std::size_t i = 0; i < panels.size(); ++i) {
       const int column = static_cast<int>(i) % grid.columns, row = static_cast<int>(i) / grid.columns;
       const QRectF place(inside.left() + column * (grid.panel_width + grid.gap),
                          inside.top() + row * (grid.panel_height + grid.gap), grid.panel_width, grid.panel_height);
+      if (panels[i].y) {
+        const LineChart own = with_axis_of(chart, panels[i]);
+        Axes own_axes = axes_of(own);
+        own_axes.x = axes.x;
+        paint_panel(own, panels[i], all, canvas, lay_out(own, panels[i], own_axes, style, place));
+        continue;
+      }
       const Layout layout = lay_out(chart, panels[i], axes, style, place);
-      paint_panel(chart, panels[i], canvas, layout);
+      paint_panel(chart, panels[i], all, canvas, layout);
       if (legend.beside)
         paint_legend(chart, canvas,
                      QRectF(area.right() - legend.width + style.space * 1.5, layout.plot.top(),
@@ -170,6 +186,11 @@ class LineChartRenderer final : public Renderer {
     int columns = 1, rows = 1;
     double panel_width = 0, panel_height = 0, gap = 0;
   };
+
+  // Of the y axis's label above several plots.
+  static double common_label_height(const LineChart& chart, const Style& style) {
+    return chart.y.label.empty() ? 0 : line_height(style.font(style.label_size)) + style.space * 0.5;
+  }
 
   static Grid grid_of(const LineChart& chart, const Style& style, double width) {
     Grid grid;
@@ -191,7 +212,7 @@ class LineChartRenderer final : public Renderer {
     int next = 0;
     for (const auto& one : all) {
       if (one.name == series.name) break;
-      if (!one.reference && one.style < 0) ++next;
+      if (one.reference == series.reference && one.style < 0) ++next;
     }
     return next;
   }
@@ -200,9 +221,14 @@ class LineChartRenderer final : public Renderer {
     return series.reference ? style.ink : to_color(line_color(style_number, style.dark));
   }
 
+  // Bounds differ in their dashes; lines whose colour comes a second time are dotted.
   static Qt::PenStyle pen_style(const Series& series, int style_number) {
-    return series.reference ? Qt::DashLine : style_number >= num_line_colors ? Qt::DotLine : Qt::SolidLine;
+    static constexpr Qt::PenStyle dashes[] = {Qt::DashLine, Qt::DashDotLine, Qt::DashDotDotLine, Qt::DotLine};
+    if (series.reference) return dashes[style_number % 4];
+    return style_number >= num_line_colors ? Qt::DotLine : Qt::SolidLine;
   }
+
+  static bool hollow(const Series& series, int style_number) { return series.reference || style_number >= num_line_colors; }
 
   static double sample_width(const Style& style) { return style.marker_size * 3.4; }
   static double entry_width(const std::vector<Series>& all, const Style& style) {
@@ -321,18 +347,56 @@ class LineChartRenderer final : public Renderer {
     return shift;
   }
 
-  static void paint_panel(const LineChart& chart, const Panel& panel, Canvas& canvas, const Layout& layout) {
+  static void paint_panel(const LineChart& chart, const Panel& panel, const std::vector<Series>& all, Canvas& canvas,
+                          const Layout& layout) {
     const QFont font = canvas.style.font(canvas.style.label_size, !panel.title.empty());
     canvas.text(layout.plot.left(), layout.label_y,
                 panel.title.empty() && chart.panels.empty() ? chart.y.label : panel.title, font,
                 panel.title.empty() ? canvas.style.muted : canvas.style.ink);
     paint_axes(chart, canvas, layout);
-    const std::vector<Series> all = legend_series(chart);
+    paint_marks(chart, canvas, layout);
     // Bounds first, so that what is compared with them lies on top.
     for (bool reference : {true, false})
       for (std::size_t i = 0; i < panel.series.size(); ++i)
         if (panel.series[i].reference == reference)
           paint_series(chart, panel.series[i], style_index(all, panel.series[i]), layout.sideways[i], canvas, layout);
+  }
+
+  static void paint_marks(const LineChart& chart, Canvas& canvas, const Layout& layout) {
+    const Style& style = canvas.style;
+    const QFont font = style.font(style.tick_size);
+    for (const auto& mark : chart.x_marks) {
+      const double x = layout.px(mark.value);
+      if (!(x >= layout.plot.left() - 0.5 && x <= layout.plot.right() + 0.5)) continue;
+      canvas.line(x, layout.plot.top(), x, layout.plot.bottom(), style.muted, style.thin_line, Qt::DashLine);
+      const bool flip = x + style.space * 0.5 + text_width(mark.label, font) > layout.plot.right();
+      canvas.text(flip ? x - style.space * 0.5 : x + style.space * 0.5, layout.plot.top() + ascent(font), mark.label, font,
+                  style.muted, flip ? Align::right : Align::left);
+    }
+    if (std::isfinite(x_extent(chart).low) && (std::isfinite(y_extent(chart).low) || has_zero(chart))) return;
+    canvas.text(layout.plot.center().x(), layout.plot.center().y(), "no values", style.font(style.label_size), style.muted,
+                Align::center);
+  }
+
+  // At most two points a pixel column, its highest and its lowest, where there are more.
+  static void decimate(std::vector<QPointF>& points, std::vector<bool>& drawn, const Layout& layout) {
+    if (static_cast<double>(points.size()) <= layout.plot.width() * 2) return;
+    std::vector<QPointF> few;
+    std::vector<bool> few_drawn;
+    for (std::size_t begin = 0, end = 0; begin < points.size(); begin = end) {
+      std::size_t low = begin, high = begin;
+      for (end = begin;
+           end < points.size() && drawn[end] == drawn[begin] && std::floor(points[end].x()) == std::floor(points[begin].x());
+           ++end) {
+        if (points[end].y() < points[low].y()) low = end;
+        if (points[end].y() > points[high].y()) high = end;
+      }
+      for (std::size_t i : {std::min(low, high), std::max(low, high)}) {
+        few.push_back(points[i]), few_drawn.push_back(drawn[begin]);
+        if (low == high) break;
+      }
+    }
+    points = std::move(few), drawn = std::move(few_drawn);
   }
 
   static void paint_axes(const LineChart& chart, Canvas& canvas, const Layout& layout) {
@@ -381,18 +445,19 @@ class LineChartRenderer final : public Renderer {
       points.emplace_back(drawn.back() ? layout.px(series.x[i]) + sideways : 0, y);
     }
     paint_intervals(chart, series, canvas, layout, ink, points, drawn);
+    decimate(points, drawn, layout);
     const Qt::PenStyle pen = pen_style(series, style_number);
     for (std::size_t i = 1; i < points.size(); ++i)
       if (drawn[i - 1] && drawn[i])
         canvas.line(points[i - 1].x(), points[i - 1].y(), points[i].x(), points[i].y(), ink, style.line_width, pen);
+    if (series.line_only) return;
     // Where points stand close together only some have a marker, every series at places of its own.
     const double room = layout.plot.width() / std::max<double>(1, static_cast<double>(points.size()));
     const auto stride = static_cast<std::size_t>(std::max(1.0, std::ceil(style.marker_size * 2.5 / room)));
     const std::size_t first = stride == 1 ? 0 : static_cast<std::size_t>(style_number * 3) % stride;
     for (std::size_t i = first; i < points.size(); i += stride)
       if (drawn[i])
-        canvas.marker(series.reference ? 0 : style_number, points[i].x(), points[i].y(), style.marker_size, ink,
-                      series.reference);
+        canvas.marker(style_number, points[i].x(), points[i].y(), style.marker_size, ink, hollow(series, style_number));
   }
 
   static void paint_intervals(const LineChart& chart, const Series& series, Canvas& canvas, const Layout& layout, QColor ink,
@@ -425,7 +490,8 @@ class LineChartRenderer final : public Renderer {
       const double middle = area.top() + static_cast<double>(i / columns) * row + row * 0.5;
       const QColor ink = color(all[i], style_number, style);
       canvas.line(x, middle, x + sample, middle, ink, style.line_width, pen_style(all[i], style_number));
-      canvas.marker(all[i].reference ? 0 : style_number, x + sample / 2, middle, style.marker_size, ink, all[i].reference);
+      if (!all[i].line_only)
+        canvas.marker(style_number, x + sample / 2, middle, style.marker_size, ink, hollow(all[i], style_number));
       canvas.text(x + sample + style.space * 0.75, middle + style.label_size * 0.36,
                   elided(all[i].name, font, area.right() - x - sample - style.space * 0.75), font, style.ink);
     }
