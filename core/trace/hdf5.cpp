@@ -116,6 +116,21 @@ Type text_type(std::size_t size) {
   return type;
 }
 
+bool object_address([[maybe_unused]] hid_t file, hid_t object, std::uint64_t& address) {
+#if H5_VERSION_GE(1, 12, 0)
+  H5O_info2_t info{};
+  haddr_t found = HADDR_UNDEF;
+  if (H5Oget_info3(object, &info, H5O_INFO_BASIC) < 0 || H5VLnative_token_to_addr(file, info.token, &found) < 0)
+    return false;
+#else
+  H5O_info_t info{};
+  if (H5Oget_info2(object, &info, H5O_INFO_BASIC) < 0) return false;
+  const haddr_t found = info.addr;
+#endif
+  address = found;
+  return found != HADDR_UNDEF;
+}
+
 Properties file_access() {
   Properties access(H5Pcreate(H5P_FILE_ACCESS));
   H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);

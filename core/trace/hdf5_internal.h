@@ -4,6 +4,7 @@
 
 #include <hdf5.h>
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -69,6 +70,9 @@ Type float16_type();  // IEEE half, as h5py writes numpy.float16
 Type stored_type(ElementType type);
 Type text_type(std::size_t size);  // fixed length, UTF-8, padded with zeros
 Type variable_text_type();         // for attributes: h5py gives these back as text, fixed ones as bytes
+
+// Where the header of an open object begins in its file; false where HDF5 does not say.
+bool object_address(hid_t file, hid_t object, std::uint64_t& address);
 
 // File access: the format of HDF5 1.10, strong close, so that no forgotten handle keeps a file open.
 Properties file_access();

@@ -4,15 +4,13 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <mutex>
-#include <thread>
 
 #include "core/base/error.h"
-#include "core/base/parallel.h"
 #include "core/trace/chunk_decoding_internal.h"
 #include "core/trace/hdf5_internal.h"
 #include "core/trace/parallel_reading_internal.h"
@@ -27,8 +25,7 @@ constexpr std::int64_t max_elements = std::int64_t{1} << 44;
 constexpr std::int64_t max_decoded_chunk = std::int64_t{256} << 20;
 constexpr std::int64_t max_attribute_bytes = std::int64_t{16} << 20;
 constexpr std::int64_t piece_bytes = std::int64_t{4} << 20, decoded_piece_bytes = std::int64_t{32} << 20;
-constexpr std::int64_t decoding_threads = 4;
-constexpr std::int64_t least_parallel_bytes = std::int64_t{4} << 20;
+constexpr std::size_t most_known_chunks = std::size_t{1} << 24;
 constexpr std::size_t max_children = 1'000'000;
 
 // HDF5 searches for its signature at 0, 512, 1024, ...; a trace has it at 0.
@@ -125,7 +122,6 @@ class Hdf5Source final : public Source {
   ~Hdf5Source() override {
     const hdf5::Guard guard;
     opened_.reset();
-    parallel_.reset();
     file_.reset();
   }
 
@@ -176,12 +172,9 @@ class Hdf5Source final : public Source {
 
   void read(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
             const ByteSink& sink) const override {
-    DatasetInfo info;
-    {
-      const hdf5::Guard guard;
-      info = open_dataset(node)->info;
-      check_slab(node, info, start, count);
-    }
+    const auto found = readable(node);
+    const DatasetInfo& info = found->info;
+    check_slab(node, info, start, count);
     if (product(count) == 0) return;
     std::vector<std::byte> staging;
     std::vector<std::int64_t> at(start.begin(), start.end()), extent(count.begin(), count.end());
@@ -190,20 +183,12 @@ class Hdf5Source final : public Source {
 
   void read_into(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
                  void* target) const override {
-    std::int64_t bytes = 0;
-    const ParallelReader* reader = nullptr;
-    {
-      const hdf5::Guard guard;
-      const auto opened = open_dataset(node);
-      check_slab(node, opened->info, start, count);
-      bytes = product(count) * opened->info.type.size;
-      // A file that is still written, or was when its writer died, is read HDF5's own way.
-      if (opened->info.filters.empty() && bytes >= least_parallel_bytes && !left_open_) reader = parallel_reader();
-    }
-    if (reader == nullptr ||
-        !reader->read(node, where(node), start, count, static_cast<std::byte*>(target), static_cast<std::size_t>(bytes)))
+    const auto found = readable(node);
+    check_slab(node, found->info, start, count);
+    if (!read_directly(*found, node, start, count, static_cast<std::byte*>(target)))
       Source::read_into(node, start, count, target);
   }
+  bool reads_side_by_side() const override { return true; }
 
   std::vector<std::byte> stored_chunk(const std::string& node, std::int64_t index) const override {
     const hdf5::Guard guard;
@@ -493,14 +478,9 @@ class Hdf5Source final : public Source {
   void read_piece(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
                   std::vector<std::byte>& staging, std::size_t bytes) const {
     staging.resize(bytes);
-    std::shared_ptr<const Opened> opened;
-    {
-      const hdf5::Guard guard;
-      opened = open_dataset(node);
-    }
-    const DatasetInfo& info = opened->info;
-    if (can_decode(info.filters) && bytes >= 65536 && decode_piece(*opened, start, count, staging)) return;
+    if (read_directly(*readable(node), node, start, count, staging.data())) return;
     const hdf5::Guard guard;
+    const std::shared_ptr<const Opened> opened = open_dataset(node);
     std::array<hsize_t, max_rank> from{}, extent{};
     std::copy(start.begin(), start.end(), from.begin());
     std::copy(count.begin(), count.end(), extent.begin());
@@ -514,95 +494,79 @@ class Hdf5Source final : public Source {
                 "cannot be read");
   }
 
-  // Reads compressed chunks one by one and decodes them on several threads, HDF5's lock being held for the reading only.
-  // False: some chunk was never written, and HDF5 knows what to give for it.
-  bool decode_piece(const Opened& opened, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
-                    std::vector<std::byte>& staging) const {
-    const DatasetInfo& info = opened.info;
-    std::vector<std::int64_t> first, chunks;
-    for (std::size_t axis = 0; axis < start.size(); ++axis) {
-      first.push_back(start[axis] / info.chunk[axis]);
-      chunks.push_back((start[axis] + count[axis] - 1) / info.chunk[axis] + 1 - first.back());
-    }
-    const std::int64_t total = product(chunks);
-    std::atomic<std::int64_t> next{0};
-    std::atomic<bool> absent{false};
-    std::mutex failure_mutex;
-    std::exception_ptr failure;
-    const auto work = [&] {
-      std::vector<std::int64_t> at(start.size());
-      std::vector<std::byte> decoded;
-      for (std::int64_t i = next++; i < total && !absent; i = next++) try {
-          std::int64_t rest = i;
-          for (std::size_t axis = start.size(); axis-- > 0; rest /= chunks[axis])
-            at[axis] = (first[axis] + rest % chunks[axis]) * info.chunk[axis];
-          if (!decode_one(opened, at, decoded)) absent = true;
-          if (!absent)
-            copy_intersection(at, info.chunk, decoded.data(), start, count, staging.data(),
-                              static_cast<std::size_t>(info.type.size));
-        } catch (...) {
-          const std::lock_guard lock(failure_mutex);
-          failure = std::current_exception();
-          next = total;
-        }
-    };
-    std::vector<std::thread> threads;
-    const std::int64_t wanted = std::min({total, decoding_threads, static_cast<std::int64_t>(thread_count())});
-    // Threads of its own rather than the pool's: a sandboxed reader may be a fork of a process whose pool it lacks.
-    try {
-      while (static_cast<std::int64_t>(threads.size()) + 1 < wanted) threads.emplace_back(work);
-    } catch (const std::system_error&) {
-      // Fewer threads do it too.
-    }
-    work();
-    for (auto& thread : threads) thread.join();
-    if (failure) std::rethrow_exception(failure);
-    return !absent;
+  bool read_directly(const ReadableDataset& found, const std::string& node, std::span<const std::int64_t> start,
+                     std::span<const std::int64_t> count, std::byte* target) const {
+    return found.file >= 0 && read_slab(found, where(node), start, count, target);
   }
 
-  bool decode_one(const Opened& opened, const std::vector<std::int64_t>& at, std::vector<std::byte>& decoded) const {
-    const DatasetInfo& info = opened.info;
-    const auto bytes = static_cast<std::size_t>(product(info.chunk) * info.type.size);
-    std::vector<std::byte> stored;
-    std::uint32_t skipped = 0;
-    {
-      const hdf5::Guard guard;
-      const std::vector<hsize_t> offset(at.begin(), at.end());
-      hsize_t size = 0;
-      hdf5::check(H5Dget_chunk_storage_size(opened.id, offset.data(), &size), where(opened.node), "a chunk cannot be found");
-      if (size == 0) return false;
-      if (size > 2 * bytes + 4096) throw Error(where(opened.node), "has a chunk of an impossible size");
-      stored.resize(size);
-      hdf5::check(H5Dread_chunk(opened.id, H5P_DEFAULT, offset.data(), &skipped, stored.data()), where(opened.node),
-                  "a chunk cannot be read");
+  // What is known of a dataset, found once; afterwards without HDF5's lock, which a writer of results may hold for long.
+  // Its file is -1 where HDF5 has to read it.
+  std::shared_ptr<const ReadableDataset> readable(const std::string& node) const {
+    if (auto known = known_dataset(node)) return known;
+    const hdf5::Guard guard;
+    if (auto known = known_dataset(node)) return known;  // another thread has found it
+    const auto opened = open_dataset(node);
+    auto found = std::make_shared<ReadableDataset>();
+    found->info = opened->info;
+    if (auto places = places_of(*opened)) {
+      found->places = std::move(*places);
+      found->file = descriptor();
     }
-    if (!decode_chunk(info.filters, skipped, static_cast<std::size_t>(info.type.size), std::move(stored), bytes, decoded))
-      throw Error(where(opened.node), "has a damaged chunk: it cannot be decompressed");
-    return true;
+    const std::lock_guard lock(readable_mutex_);
+    if (readable_chunks_ > most_known_chunks) readable_.clear(), readable_chunks_ = 0;
+    readable_chunks_ += 1 + found->places.offset.size();
+    readable_.emplace(node, found);
+    return found;
   }
 
-  // Null where HDF5 cannot open the file that way, or does not say which descriptor it has open.
-  const ParallelReader* parallel_reader() const {
-    if (!parallel_tried_) {
-      parallel_tried_ = true;
-      void* handle = nullptr;
-      const hdf5::Properties access(H5Fget_access_plist(file_));
-      const bool plain_file = access.valid() && H5Pget_driver(access) == H5FD_SEC2;
-      if (plain_file && H5Fget_vfd_handle(file_, access, &handle) >= 0 && handle != nullptr)
-        parallel_ = ParallelReader::open(path_, *static_cast<int*>(handle), file_size_);
-      else
-        hdf5::reason();
-    }
-    return parallel_.get();
+  std::shared_ptr<const ReadableDataset> known_dataset(const std::string& node) const {
+    const std::lock_guard lock(readable_mutex_);
+    const auto known = readable_.find(node);
+    return known != readable_.end() ? known->second : nullptr;
+  }
+
+  // None where HDF5 has to find the chunks. A file that is still written, or was when its writer died, is read HDF5's own
+  // way.
+  std::optional<ChunkPlaces> places_of(const Opened& opened) const {
+    const DatasetInfo& info = opened.info;
+    if (!info.refusal.empty() || left_open_ || descriptor() < 0) return {};
+    if (!info.filters.empty() && !can_decode(info.filters)) return {};
+    std::uint64_t object = 0;
+    std::vector<std::int64_t> most(info.shape.size(), -1);
+    if (!hdf5::object_address(file_, opened.id, object)) return {};
+    const hdf5::Space space(H5Dget_space(opened.id));
+    std::array<hsize_t, max_rank> limit{};
+    if (H5Sget_simple_extent_dims(space, nullptr, limit.data()) < 0) return {};
+    for (std::size_t axis = 0; axis < most.size(); ++axis)
+      if (limit[axis] != H5S_UNLIMITED) most[axis] = static_cast<std::int64_t>(std::min<hsize_t>(limit[axis], INT64_MAX));
+    return find_chunks(descriptor(), file_size_, object, info, most);
+  }
+
+  // That HDF5 has the file open with; -1 where it does not say, or where its own offsets are not the file's.
+  int descriptor() const {
+    if (descriptor_) return *descriptor_;
+    descriptor_ = -1;
+    void* handle = nullptr;
+    const hdf5::Properties access(H5Fget_access_plist(file_)), creation(H5Fget_create_plist(file_));
+    std::size_t address_bytes = 0, length_bytes = 0;
+    hsize_t user_block = 0;
+    if (!access.valid() || H5Pget_driver(access) != H5FD_SEC2) return -1;
+    if (H5Pget_sizes(creation, &address_bytes, &length_bytes) < 0 || address_bytes != 8 || length_bytes != 8) return -1;
+    if (H5Pget_userblock(creation, &user_block) < 0 || user_block != 0) return -1;
+    if (H5Fget_vfd_handle(file_, access, &handle) >= 0 && handle != nullptr) descriptor_ = *static_cast<int*>(handle);
+    hdf5::reason();
+    return *descriptor_;
   }
 
   std::string path_;
   std::int64_t file_size_ = 0;
   bool left_open_ = false;
   hdf5::File file_;
-  mutable std::unique_ptr<ParallelReader> parallel_;
-  mutable bool parallel_tried_ = false;
+  mutable std::optional<int> descriptor_;
   mutable std::shared_ptr<const Opened> opened_;  // the last one, ready for the next slice
+  mutable std::mutex readable_mutex_;
+  mutable std::map<std::string, std::shared_ptr<const ReadableDataset>> readable_;
+  mutable std::size_t readable_chunks_ = 0;
 };
 
 std::unique_ptr<Source> open_direct_source(const std::string& path) { return std::make_unique<Hdf5Source>(path); }

@@ -1,28 +1,68 @@
 #include "core/trace/parallel_reading_internal.h"
 
-#include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
-#include <condition_variable>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "core/base/error.h"
 #include "core/base/parallel.h"
-#include "core/trace/hdf5_internal.h"
+#include "core/trace/chunk_decoding_internal.h"
 
 namespace kvreplay {
 namespace {
 
-constexpr int reading_threads = 8;  // more gain nothing: the memory's own rate is reached
-constexpr std::size_t piece_bytes = std::size_t{2} << 20;
-constexpr std::size_t batch_bytes = std::size_t{1} << 20;  // handed to the threads at once
+constexpr std::size_t max_rank = 4;
+constexpr std::int64_t reading_threads = 8;                          // more gain nothing: the memory's own rate is reached
+constexpr std::int64_t thread_bytes = std::int64_t{4} << 20;         // that are worth a thread
+constexpr std::int64_t decoded_bytes = std::int64_t{64} << 10;       // the same where filters are undone, which takes longer
+constexpr std::size_t batch_bytes = std::size_t{1} << 20;            // that a thread takes at once
+constexpr std::int64_t least_run_bytes = 4096;                       // that is worth a place in a list of reads
+constexpr std::int64_t most_staged_bytes = std::int64_t{256} << 20;  // of all threads; a chunk takes three times its size
+
+using Point = std::array<std::int64_t, max_rank>;
+
+std::int64_t product(std::span<const std::int64_t> values) {
+  std::int64_t n = 1;
+  for (const auto v : values) n *= v;
+  return n;
+}
+
+// Runs work(i) for i in [0, count) on up to `threads` threads; the first exception is rethrown. Threads of its own rather
+// than the pool's: a sandboxed reader may be a fork of a process whose pool it lacks.
+void run_on_threads(std::int64_t threads, std::int64_t count, const std::function<void(std::int64_t)>& work) {
+  std::atomic<std::int64_t> next{0};
+  std::mutex failure_mutex;
+  std::exception_ptr failure;
+  const auto loop = [&] {
+    for (std::int64_t i = next++; i < count; i = next++) try {
+        work(i);
+      } catch (...) {
+        const std::lock_guard lock(failure_mutex);
+        if (!failure) failure = std::current_exception();
+        next = count;
+      }
+  };
+  std::vector<std::thread> others;
+  try {
+    while (static_cast<std::int64_t>(others.size()) + 1 < std::min(threads, count)) others.emplace_back(loop);
+  } catch (const std::system_error&) {
+    // Fewer threads do it too.
+  }
+  loop();
+  for (auto& other : others) other.join();
+  if (failure) std::rethrow_exception(failure);
+}
 
 struct Piece {
   std::uint64_t offset;
@@ -30,305 +70,202 @@ struct Piece {
   std::byte* out;
 };
 
-// Reads that wait for threads. One thread adds, all read.
-class ReadQueue {
+class SlabReader {
  public:
-  ReadQueue(int file, std::int64_t file_bytes) : file_(file), file_bytes_(static_cast<std::uint64_t>(file_bytes)) {}
-
-  // Called by the thread that adds, whenever there is more to read.
-  std::function<void()> on_more;
-
-  // False when the piece does not lie in the file.
-  bool add(std::uint64_t offset, std::size_t bytes, std::byte* out) {
-    if (offset > file_bytes_ || bytes > file_bytes_ - offset) return false;
-    for (std::size_t done = 0; done < bytes; done += piece_bytes) {
-      pending_.push_back({offset + done, std::min(piece_bytes, bytes - done), out + done});
-      pending_bytes_ += pending_.back().bytes;
-      if (pending_bytes_ >= batch_bytes) hand_over();
+  SlabReader(const ReadableDataset& dataset, const std::string& where, std::span<const std::int64_t> start,
+             std::span<const std::int64_t> count, std::byte* out)
+      : dataset_(dataset), where_(where), rank_(start.size()), start_(start), count_(count), out_(out) {
+    element_ = dataset.info.type.size;
+    chunk_bytes_ = static_cast<std::size_t>(product(dataset.places.chunk) * element_);
+    for (std::size_t axis = 0; axis < rank_; ++axis) {
+      first_[axis] = start[axis] / chunk(axis);
+      chunks_[axis] = (start[axis] + count[axis] - 1) / chunk(axis) + 1 - first_[axis];
     }
+  }
+
+  bool read() {
+    find_runs();
+    if (!all_written()) return false;
+    // A slab of one short row is as good as a long one.
+    const bool long_runs = run_bytes_ >= least_run_bytes || run_bytes_ == product(count_) * element_;
+    if (dataset_.info.filters.empty() && long_runs) {
+      read_pieces(pieces());
+      return true;
+    }
+    // Contiguous data would be staged as a whole.
+    if (dataset_.info.chunk.empty() || 3 * static_cast<std::int64_t>(chunk_bytes_) > most_staged_bytes) return false;
+    read_staged();
     return true;
   }
 
-  void close() {
-    hand_over();
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
-    changed_.notify_all();
-  }
-  // What was not begun is left.
-  void abandon() {
-    const std::lock_guard lock(mutex_);
-    batches_.clear();
-    closed_ = true;
-    changed_.notify_all();
-  }
-
-  void work() {
-    for (;;) {
-      std::vector<Piece> batch;
-      {
-        std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] { return closed_ || !batches_.empty(); });
-        if (batches_.empty()) return;
-        batch = std::move(batches_.back());
-        batches_.pop_back();
-      }
-      for (const Piece& piece : batch)
-        if (!read(piece)) {
-          abandon();
-          return;
-        }
-    }
-  }
-
-  // Of a read that failed; 0: none. End of file: ENODATA.
-  int failure() const { return failure_; }
-
  private:
-  void hand_over() {
-    if (pending_.empty()) return;
-    {
-      const std::lock_guard lock(mutex_);
-      if (!closed_) batches_.push_back(std::move(pending_));
-      pending_ = {};
-      pending_bytes_ = 0;
-    }
-    changed_.notify_one();
-    if (on_more) on_more();
+  std::int64_t chunk(std::size_t axis) const { return dataset_.places.chunk[axis]; }
+  std::int64_t number_of_chunks() const { return product({chunks_.data(), rank_}); }
+
+  // Coordinates of the slab's chunk number i, in chunks, and its number in the dataset's lists.
+  std::size_t locate(std::int64_t i, Point& at) const {
+    for (std::size_t axis = rank_; axis-- > 0; i /= chunks_[axis]) at[axis] = first_[axis] + i % chunks_[axis];
+    std::int64_t index = 0;
+    for (std::size_t axis = 0; axis < rank_; ++axis) index = index * dataset_.places.count[axis] + at[axis];
+    return static_cast<std::size_t>(index);
   }
 
-  bool read(Piece piece) {
-    while (piece.bytes > 0) {
-      const ssize_t got = pread(file_, piece.out, piece.bytes, static_cast<off_t>(piece.offset));
+  bool all_written() const {
+    Point at{};
+    for (std::int64_t i = 0; i < number_of_chunks(); ++i)
+      if (dataset_.places.offset[locate(i, at)] == ChunkPlaces::not_written) return false;
+    return true;
+  }
+
+  // A run is what is contiguous in a chunk and in the slab: all axes after run_axis_ are taken whole by both.
+  void find_runs() {
+    run_axis_ = rank_ - 1;
+    inner_ = element_;
+    while (run_axis_ > 0 && count_[run_axis_] == chunk(run_axis_) && start_[run_axis_] % chunk(run_axis_) == 0)
+      inner_ *= count_[run_axis_--];
+    run_bytes_ = inner_ * std::min(chunk(run_axis_), count_[run_axis_]);
+  }
+
+  std::vector<Piece> pieces() const {
+    std::vector<Piece> pieces;
+    Point at{}, low{}, high{};
+    for (std::int64_t i = 0; i < number_of_chunks(); ++i) {
+      const std::uint64_t offset = dataset_.places.offset[locate(i, at)];
+      for (std::size_t axis = 0; axis < rank_; ++axis) {
+        low[axis] = std::max(start_[axis], at[axis] * chunk(axis));
+        high[axis] = std::min(start_[axis] + count_[axis], (at[axis] + 1) * chunk(axis));
+      }
+      add_runs(offset, at, low, high, pieces);
+    }
+    return pieces;
+  }
+
+  void add_runs(std::uint64_t offset, const Point& at, const Point& low, const Point& high,
+                std::vector<Piece>& pieces) const {
+    const auto bytes = static_cast<std::size_t>((high[run_axis_] - low[run_axis_]) * inner_);
+    for (Point row = low;;) {
+      std::int64_t in_chunk = 0, in_slab = 0;
+      for (std::size_t axis = 0; axis < rank_; ++axis) {
+        in_chunk = in_chunk * chunk(axis) + row[axis] - at[axis] * chunk(axis);
+        in_slab = in_slab * count_[axis] + row[axis] - start_[axis];
+      }
+      add(offset + static_cast<std::uint64_t>(in_chunk * element_), bytes, out_ + in_slab * element_, pieces);
+      std::size_t axis = run_axis_;
+      while (axis > 0 && ++row[axis - 1] == high[axis - 1]) {
+        row[axis - 1] = low[axis - 1];
+        --axis;
+      }
+      if (axis == 0) return;
+    }
+  }
+
+  // Pieces that are longer than a batch are cut.
+  static void add(std::uint64_t offset, std::size_t bytes, std::byte* out, std::vector<Piece>& pieces) {
+    for (std::size_t done = 0; done < bytes; done += batch_bytes)
+      pieces.push_back({offset + done, std::min(batch_bytes, bytes - done), out + done});
+  }
+
+  // In the order of the file, in batches that threads take.
+  void read_pieces(std::vector<Piece> pieces) const {
+    std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.offset < b.offset; });
+    std::vector<std::size_t> batches = {0};
+    std::size_t in_batch = 0;
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      if (in_batch > 0 && in_batch + pieces[i].bytes > batch_bytes) {
+        batches.push_back(i);
+        in_batch = 0;
+      }
+      in_batch += pieces[i].bytes;
+    }
+    batches.push_back(pieces.size());
+    run_on_threads(threads(thread_bytes), static_cast<std::int64_t>(batches.size()) - 1, [&](std::int64_t batch) {
+      const auto begin = batches[static_cast<std::size_t>(batch)], end = batches[static_cast<std::size_t>(batch) + 1];
+      read_batch({pieces.data() + begin, end - begin});
+    });
+  }
+
+  // What is adjacent in the file with one call.
+  void read_batch(std::span<Piece> pieces) const {
+    std::array<iovec, 64> parts{};
+    while (!pieces.empty()) {
+      std::size_t n = 0;
+      std::uint64_t end = pieces[0].offset;
+      while (n < std::min(pieces.size(), parts.size()) && pieces[n].offset == end) {
+        parts[n] = {pieces[n].out, pieces[n].bytes};
+        end += pieces[n++].bytes;
+      }
+      read_parts(pieces[0].offset, {parts.data(), n});
+      pieces = pieces.subspan(n);
+    }
+  }
+
+  void read_parts(std::uint64_t offset, std::span<iovec> parts) const {
+    while (!parts.empty()) {
+      const ssize_t got = preadv(dataset_.file, parts.data(), static_cast<int>(parts.size()), static_cast<off_t>(offset));
       if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) {
-        const std::lock_guard lock(mutex_);
-        failure_ = got < 0 ? errno : ENODATA;
-        return false;
+      if (got < 0)
+        throw Error(where_, std::string("cannot be read: ") + std::strerror(errno),
+                    "check the disk, or copy the file again");
+      if (got == 0) throw Error(where_, "is cut off: the file ends before its contents do", "copy or capture it again");
+      offset += static_cast<std::uint64_t>(got);
+      auto left = static_cast<std::size_t>(got);
+      while (!parts.empty() && left >= parts[0].iov_len) {
+        left -= parts[0].iov_len;
+        parts = parts.subspan(1);
       }
-      piece.offset += static_cast<std::uint64_t>(got);
-      piece.out += got;
-      piece.bytes -= static_cast<std::size_t>(got);
-    }
-    return true;
-  }
-
-  int file_;
-  std::uint64_t file_bytes_;
-  std::vector<Piece> pending_;  // of the thread that adds
-  std::size_t pending_bytes_ = 0;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<std::vector<Piece>> batches_;
-  bool closed_ = false;
-  int failure_ = 0;
-};
-
-// ---- the file driver ---------------------------------------------------------------------------------------------------
-
-// What the thread that calls HDF5 wants of the driver. Set while hdf5::Guard is held.
-struct Wanted {
-  int file = -1;               // the next open() is of this descriptor
-  ReadQueue* queue = nullptr;  // where reads into [out, end) go
-  std::byte *out = nullptr, *end = nullptr;
-};
-thread_local Wanted wanted;
-
-struct DriverFile {
-  H5FD_t base;  // HDF5's part comes first
-  int file;
-  haddr_t allocated_end, end;
-};
-DriverFile* of(H5FD_t* base) { return reinterpret_cast<DriverFile*>(base); }
-const DriverFile* of(const H5FD_t* base) { return reinterpret_cast<const DriverFile*>(base); }
-
-H5FD_t* open_driver_file(const char*, unsigned flags, hid_t, haddr_t) {
-  if ((flags & H5F_ACC_RDWR) != 0 || wanted.file < 0) return nullptr;
-  const int file = fcntl(wanted.file, F_DUPFD_CLOEXEC, 0);
-  if (file < 0) return nullptr;
-  const off_t end = lseek(file, 0, SEEK_END);  // every read says where it reads, so the position does not matter
-  return &(new DriverFile{{}, file, 0, end < 0 ? 0 : static_cast<haddr_t>(end)})->base;
-}
-
-herr_t close_driver_file(H5FD_t* base) {
-  close(of(base)->file);
-  delete of(base);
-  return 0;
-}
-
-herr_t query_driver(const H5FD_t*, unsigned long* features) {
-  *features = H5FD_FEAT_AGGREGATE_METADATA;  // no sieve: tensor data goes to where it was asked for
-  return 0;
-}
-
-haddr_t allocated_end_of(const H5FD_t* base, H5FD_mem_t) { return of(base)->allocated_end; }
-herr_t set_allocated_end(H5FD_t* base, H5FD_mem_t, haddr_t end) {
-  of(base)->allocated_end = end;
-  return 0;
-}
-haddr_t end_of(const H5FD_t* base, H5FD_mem_t) { return of(base)->end; }
-
-herr_t read_driver_file(H5FD_t* base, H5FD_mem_t kind, hid_t, haddr_t offset, std::size_t bytes, void* target) {
-  auto* out = static_cast<std::byte*>(target);
-  // Only what HDF5 would put into the caller's memory and never look at can wait.
-  if (wanted.queue != nullptr && kind == H5FD_MEM_DRAW && out >= wanted.out && out < wanted.end &&
-      bytes <= static_cast<std::size_t>(wanted.end - out))
-    return wanted.queue->add(offset, bytes, out) ? 0 : -1;
-  while (bytes > 0) {
-    const ssize_t got = pread(of(base)->file, out, bytes, static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return -1;
-    if (got == 0) {  // as HDF5's own driver: zeros behind the end of the file
-      std::memset(out, 0, bytes);
-      return 0;
-    }
-    offset += static_cast<haddr_t>(got);
-    out += got;
-    bytes -= static_cast<std::size_t>(got);
-  }
-  return 0;
-}
-
-herr_t refuse_to_write(H5FD_t*, H5FD_mem_t, hid_t, haddr_t, std::size_t, const void*) { return -1; }
-
-H5FD_class_t driver_class() {
-  H5FD_class_t driver{};
-  driver.name = "kvreplay_locating";
-  driver.maxaddr = (haddr_t{1} << 62) - 1;
-  driver.fc_degree = H5F_CLOSE_STRONG;
-  driver.open = open_driver_file;
-  driver.close = close_driver_file;
-  driver.query = query_driver;
-  driver.get_eoa = allocated_end_of;
-  driver.set_eoa = set_allocated_end;
-  driver.get_eof = end_of;
-  driver.read = read_driver_file;
-  driver.write = refuse_to_write;
-  const std::array<H5FD_mem_t, H5FD_MEM_NTYPES> kinds = H5FD_FLMAP_DICHOTOMY;
-  std::copy(kinds.begin(), kinds.end(), driver.fl_map);
-  return driver;
-}
-
-hid_t driver_id() {
-  static const H5FD_class_t driver = driver_class();
-  static const hid_t id = H5FDregister(&driver);
-  return id;
-}
-
-// Threads that read from the queue while the caller adds to it: one more with each batch, so that the first ones read while
-// the others are made.
-class Readers {
- public:
-  explicit Readers(ReadQueue& queue) : queue_(queue), most_(std::min(reading_threads, thread_count()) - 1) {
-    queue_.on_more = [this] { add_thread(); };
-  }
-  ~Readers() {
-    queue_.abandon();
-    join();
-  }
-  void finish() {
-    queue_.close();
-    queue_.work();
-    join();
-  }
-
- private:
-  void add_thread() {
-    if (static_cast<int>(threads_.size()) >= most_) return;
-    try {
-      threads_.emplace_back([this] { queue_.work(); });
-    } catch (const std::system_error&) {
-      most_ = static_cast<int>(threads_.size());  // fewer threads do it too
+      if (left > 0) {
+        parts[0].iov_base = static_cast<std::byte*>(parts[0].iov_base) + left;
+        parts[0].iov_len -= left;
+      }
     }
   }
-  void join() {
-    for (auto& thread : threads_) thread.join();
-    threads_.clear();
+
+  // Chunk by chunk, each whole, and from there what is wanted of it.
+  void read_staged() const {
+    const DatasetInfo& info = dataset_.info;
+    const std::int64_t fit = most_staged_bytes / (3 * static_cast<std::int64_t>(chunk_bytes_));
+    run_on_threads(std::min(threads(decoded_bytes), fit), number_of_chunks(), [&](std::int64_t i) {
+      Point at{};
+      const std::size_t index = locate(i, at);
+      const auto& places = dataset_.places;
+      std::vector<std::byte> stored(info.filters.empty() ? chunk_bytes_ : static_cast<std::size_t>(places.bytes[index]));
+      iovec all{stored.data(), stored.size()};
+      read_parts(places.offset[index], {&all, 1});
+      std::vector<std::byte> decoded;
+      if (info.filters.empty()) {
+        decoded = std::move(stored);
+      } else if (!decode_chunk(info.filters, places.skipped[index], static_cast<std::size_t>(element_), std::move(stored),
+                               chunk_bytes_, decoded)) {
+        throw Error(where_, "has a damaged chunk: it cannot be decompressed", "copy or capture it again");
+      }
+      for (std::size_t axis = 0; axis < rank_; ++axis) at[axis] *= chunk(axis);
+      copy_intersection({at.data(), rank_}, places.chunk, decoded.data(), start_, count_, out_,
+                        static_cast<std::size_t>(element_));
+    });
   }
 
-  ReadQueue& queue_;
-  int most_;
-  std::vector<std::thread> threads_;
+  std::int64_t threads(std::int64_t bytes_each) const {
+    const std::int64_t worth = product(count_) * element_ / bytes_each;
+    return std::clamp<std::int64_t>(worth, 1, std::min<std::int64_t>(reading_threads, thread_count()));
+  }
+
+  const ReadableDataset& dataset_;
+  const std::string& where_;
+  const std::size_t rank_;
+  std::span<const std::int64_t> start_, count_;
+  std::byte* out_;
+  std::int64_t element_ = 0, inner_ = 0, run_bytes_ = 0;
+  std::size_t chunk_bytes_ = 0, run_axis_ = 0;
+  Point first_{}, chunks_{};
 };
 
 }  // namespace
 
-struct ParallelReader::State {
-  hdf5::File file;
-  int descriptor = -1;
-  std::int64_t file_bytes = 0;
-  // The last one, ready for its next slice.
-  mutable std::string open_node;
-  mutable hdf5::Dataset dataset;
-
-  ~State() {
-    const hdf5::Guard guard;
-    dataset.reset();
-    file.reset();
-  }
-
-  void open(const std::string& node) const {
-    if (dataset.valid() && open_node == node) return;
-    const hdf5::Properties access(H5Pcreate(H5P_DATASET_ACCESS));
-    H5Pset_chunk_cache(access, 1, 0, 0.75);  // no chunk is held, so that all are read to where they are wanted
-    dataset = hdf5::Dataset(H5Dopen2(file, node.c_str(), access));
-    open_node = node;
-  }
-
-  // HDF5's part of a read: pieces go to the queue.
-  bool locate(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
-              ReadQueue& queue, std::byte* out, std::size_t bytes) const {
-    const hdf5::Guard guard;
-    open(node);
-    const hdf5::Type type(dataset.valid() ? H5Dget_type(dataset) : H5I_INVALID_HID);
-    const hdf5::Space from(dataset.valid() ? H5Dget_space(dataset) : H5I_INVALID_HID);
-    const std::vector<hsize_t> at(start.begin(), start.end()), extent(count.begin(), count.end());
-    if (!type.valid() || !from.valid() || H5Sget_simple_extent_ndims(from) != static_cast<int>(at.size())) return failed();
-    const hdf5::Space to(H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr));
-    if (!to.valid() || H5Sselect_hyperslab(from, H5S_SELECT_SET, at.data(), nullptr, extent.data(), nullptr) < 0)
-      return failed();
-    wanted = {-1, &queue, out, out + bytes};
-    const herr_t status = H5Dread(dataset, type, to, from, H5P_DEFAULT, out);
-    wanted = {};
-    return status >= 0 || failed();
-  }
-
-  static bool failed() {
-    H5Eclear2(H5E_DEFAULT);
-    return false;
-  }
-};
-
-ParallelReader::ParallelReader(std::unique_ptr<State> state) : state_(std::move(state)) {}
-ParallelReader::~ParallelReader() = default;
-
-std::unique_ptr<ParallelReader> ParallelReader::open(const std::string& path, int file, std::int64_t file_bytes) {
-  const hdf5::Guard guard;
-  const hdf5::Properties access(H5Pcreate(H5P_FILE_ACCESS));
-  H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
-  if (driver_id() < 0 || H5Pset_driver(access, driver_id(), nullptr) < 0) return nullptr;
-  auto state = std::make_unique<State>();
-  wanted = {file, nullptr, nullptr, nullptr};
-  state->file = hdf5::File(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access));
-  wanted = {};
-  state->descriptor = file;
-  state->file_bytes = file_bytes;
-  if (!state->file.valid()) {
-    H5Eclear2(H5E_DEFAULT);
-    return nullptr;
-  }
-  return std::unique_ptr<ParallelReader>(new ParallelReader(std::move(state)));
-}
-
-bool ParallelReader::read(const std::string& node, const std::string& where, std::span<const std::int64_t> start,
-                          std::span<const std::int64_t> count, std::byte* out, std::size_t bytes) const {
-  ReadQueue queue(state_->descriptor, state_->file_bytes);
-  Readers readers(queue);
-  if (!state_->locate(node, start, count, queue, out, bytes)) return false;
-  readers.finish();
-  if (queue.failure() == ENODATA) throw Error(where, "is cut off: the file ends before its contents do");
-  if (queue.failure() != 0) throw Error(where, std::string("cannot be read: ") + std::strerror(queue.failure()));
-  return true;
+bool read_slab(const ReadableDataset& dataset, const std::string& where, std::span<const std::int64_t> start,
+               std::span<const std::int64_t> count, std::byte* out) {
+  if (start.empty() || start.size() > max_rank) return false;
+  if (product(count) == 0) return true;
+  return SlabReader(dataset, where, start, count, out).read();
 }
 
 }  // namespace kvreplay

@@ -83,6 +83,8 @@ class Source {
   // The slab of read(), to `target`, which holds that many bytes.
   virtual void read_into(const std::string& node, std::span<const std::int64_t> start, std::span<const std::int64_t> count,
                          void* target) const;
+  // Whether read_into() is faster from several threads at once (it may always be called so).
+  virtual bool reads_side_by_side() const { return false; }
 };
 
 std::unique_ptr<Source> open_direct_source(const std::string& path);
