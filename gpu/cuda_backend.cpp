@@ -8,6 +8,7 @@
 #include "core/backend/describe_layer.h"
 #include "core/backend/registry.h"
 #include "core/base/error.h"
+#include "gpu/architectures.h"
 #include "gpu/cuda.h"
 #include "gpu/evaluate.h"
 #include "gpu/kernels/selection.h"
@@ -85,8 +86,10 @@ double room_of(int device, std::size_t& total) {
 CudaBackend::~CudaBackend() { planned_memory().set(device_.index(), this, 0); }
 
 BackendPlan CudaBackend::plan(const Trace& trace, std::size_t, const EvaluationRequest&) const {
-  // What scoring and evaluation take beside the layer: blocks and batches of evaluate.cpp, and window rows of float32.
-  constexpr double scratch = 3.0 * (1LL << 30), spare = 0.3 * (1LL << 30);
+  // What scoring and evaluation take beside the layer: scores that settings share, and blocks and batches of evaluate.cpp or
+  // window rows of float32.
+  constexpr std::int64_t shared = std::int64_t{5} << 29;
+  constexpr double scratch = 2.0 * (1LL << 30) + shared, spare = 0.3 * (1LL << 30);
   double layer = 0;
   for (const int l : trace.layers()) layer = std::max(layer, static_cast<double>(trace.layer_bytes(l)));
   device_.make_current();
@@ -104,6 +107,7 @@ BackendPlan CudaBackend::plan(const Trace& trace, std::size_t, const EvaluationR
   BackendPlan plan;
   plan.loads_ahead = 2 * layer + scratch <= room;
   plan.runs_at_once = 1024;
+  plan.shared_bytes = shared;
   plan.memory = std::string(plan.loads_ahead ? "2 layers" : "1 layer") + " of " + gigabytes(layer) + " and up to " +
                 gigabytes(scratch) + " to work in, of " + gigabytes(static_cast<double>(total)) +
                 " on cuda:" + std::to_string(device_.index()) + ", " + device_.name();
@@ -294,10 +298,17 @@ namespace {
 
 std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
-// Backends of a device with so much memory: each holds two layers and works in up to 3 GiB.
+// Backends of a device with so much memory: each holds two layers and works in up to 4.5 GiB.
 int backends_of(std::size_t memory) {
   const std::size_t gibibytes = memory >> 30;
   return gibibytes >= 60 ? 3 : gibibytes >= 36 ? 2 : 1;
+}
+
+// Empty where this build's code runs on a device of that compute capability.
+std::string without_code(int major, int minor) {
+  if (cuda::has_code_for(KVREPLAY_CUDA_ARCHITECTURES, major, minor)) return {};
+  return "this build has no code for compute capability " + std::to_string(major) + "." + std::to_string(minor) +
+         " (it has " + KVREPLAY_CUDA_ARCHITECTURES + ")";
 }
 
 std::vector<BackendDevice> visible_devices(std::string& why) {
@@ -317,7 +328,7 @@ std::vector<BackendDevice> visible_devices(std::string& why) {
     devices.push_back({properties.name, static_cast<std::int64_t>(properties.totalGlobalMem),
                        "compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) +
                            ", driver for CUDA " + version_text(driver),
-                       backends_of(properties.totalGlobalMem)});
+                       backends_of(properties.totalGlobalMem), without_code(properties.major, properties.minor)});
   }
   return devices;
 }
@@ -330,6 +341,8 @@ std::unique_ptr<Backend> make_cuda_backend(int device) {
   if (device < 0 || static_cast<std::size_t>(device) >= devices.size())
     throw Error("cuda:" + std::to_string(device), devices.empty() ? why : "is not there",
                 "`kvreplay info` lists the devices");
+  if (const std::string& unusable = devices[static_cast<std::size_t>(device)].unusable; !unusable.empty())
+    throw Error("cuda:" + std::to_string(device), unusable, "use cpu, or a build for that device");
   return std::make_unique<cuda::CudaBackend>(device);
 }
 

@@ -24,7 +24,7 @@ void check(cudaError_t status, const char* what) {
     throw Error(
         where,
         std::string("has no memory left for ") + what + ": " + megabytes(free) + " of " + megabytes(total) + " are free",
-        "close what else uses the device, replay fewer runs at once, or use --backend cpu");
+        "close what else uses the device, or use --backend cpu");
   }
   throw Error(where, std::string(what) + " failed: " + cudaGetErrorString(status));
 }
@@ -83,6 +83,7 @@ void* Device::allocate(std::size_t bytes, cudaStream_t stream) {
 }
 
 void Device::release(void* memory, std::size_t bytes) noexcept {
+  cudaSetDevice(index_);
   cudaFreeAsync(without_guards(memory, bytes, stream_), stream_);
   bytes_ -= static_cast<std::int64_t>(bytes);
 }

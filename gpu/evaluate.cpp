@@ -5,6 +5,7 @@
 #include <climits>
 #include <cmath>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -99,6 +100,8 @@ class PinnedMemory {
   PinnedMemory& operator=(const PinnedMemory&) = delete;
   // What does not fit a later layer is given back.
   ~PinnedMemory() {
+    // When an error passes, the device may still be copying.
+    if (std::uncaught_exceptions() > exceptions_) cudaDeviceSynchronize();
     const std::lock_guard lock(mutex());
     pool().push_back(piece_);
     if (pool().size() <= most_pieces) return;
@@ -125,6 +128,7 @@ class PinnedMemory {
     return *pieces;
   }
   Piece piece_;
+  const int exceptions_ = std::uncaught_exceptions();
 };
 
 // What a run keeps, as lists of positions for the device.

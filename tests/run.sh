@@ -26,7 +26,7 @@ cat <<TEXT
 tests/run.sh will
   1. $(packages_sentence "${packages[@]}")
   2. configure and build the preset $preset in build/$preset with $jobs jobs, warnings as errors
-     (from nothing about 5 minutes on 2 cores, seconds when built)
+     (from nothing about 15 minutes on 2 cores, seconds when built)
   3. meanwhile make a Python with torch and transformers in build/torch, once (about 600 MB from where pip looks, 2 minutes)
   4. run every test with ctest
 Nothing outside this folder changes but the packages.

@@ -77,9 +77,15 @@ for package in "${linked[@]}"; do
 done
 needs_glibc=$(objdump -T "$top"/bin/* "$top"/lib/* | grep -o 'GLIBC_2\.[0-9]*' | sort -t. -k2 -n | tail -1 | cut -d_ -f2)
 
+driver="which this build does not use"
+if [[ $known == *"bin/kvreplay_gpu_tests:"* ]]; then
+  compiler=$(sed -n 's/^CMAKE_CUDA_COMPILER:[A-Z]*=//p' build/bundle/CMakeCache.txt)
+  driver="one for CUDA $("$compiler" --version | sed -n 's/.*release \([0-9]*\).*/\1/p') or later"
+fi
+
 cat >"$top/README.txt" <<TEXT
 kvreplay $version for x86-64 Linux with glibc $needs_glibc or later. Nothing needs installing; programs find their libraries in lib/
-beside them. A GPU needs its driver alone (one for CUDA 13, or later); without one everything runs on the CPU.
+beside them. A GPU needs its driver alone ($driver); without one everything runs on the CPU.
 
   bin/kvreplay info                  the backends and devices that it sees here
   bin/kvreplay --help

@@ -1,9 +1,9 @@
 // The operations of a replay that cost time, on tensors that live where the backend lives. Two implementations are
 // meant: CpuBackend (core/backend/cpu, the reference) and a CUDA one behind the same interface.
 //
-// Life cycle: one backend for a process, or one for each device; for each layer of a trace, load() once, then the policies'
-// stages call the scoring operations, then evaluate() measures what the kept sets do to the decode queries. One thread at a
-// time, but for a load() ahead (BackendPlan).
+// Life cycle: one backend for a process, or several (some for each device) among which layers are spread; for each layer of
+// a trace, load() once, then the policies' stages call the scoring operations, then evaluate() measures what the kept sets
+// do to the decode queries. One thread at a time, but for a load() ahead (BackendPlan).
 //
 //   auto backend = make_cpu_backend();
 //   auto layer = backend->load(*trace, 0);
@@ -83,7 +83,11 @@ struct BackendPlan {
   bool loads_ahead = false;
   // Runs that evaluate() is best given together; 0: as many as take no more of this process's memory than a layer does.
   std::size_t runs_at_once = 0;
-  std::string memory;  // what is told to the user: "2 layers of 1.1 GB and 0.6 GB to work in, of 140 GB"; empty: nothing
+  // What scores that runs share may take before the replay lets them go and has them made again: memory_held() since the
+  // layer was loaded. 0: no bound.
+  std::int64_t shared_bytes = 0;
+  // What is told to the user: "2 layers of 1.1 GB and 0.6 GB to work in, of 140 GB"; empty: nothing.
+  std::string memory = {};
 };
 
 class Backend {
@@ -95,6 +99,8 @@ class Backend {
   virtual BackendPlan plan(const Trace& /*trace*/, std::size_t /*runs*/, const EvaluationRequest& /*request*/) const {
     return {};
   }
+  // Bytes that arrays and layers of this backend hold now, where it counts them.
+  virtual std::int64_t memory_held() const { return 0; }
   virtual std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) = 0;
   virtual std::vector<float> download(const Array& array) = 0;  // row-major
   virtual Array upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) = 0;

@@ -32,6 +32,11 @@ class SharedValues {
     }
     return std::any_cast<const Value&>(entry.value);
   }
+  // Nobody may hold a value of it, or ask for one meanwhile.
+  void clear() {
+    const std::lock_guard lock(mutex_);
+    entries_.clear();
+  }
 
  private:
   struct Entry {
@@ -90,6 +95,8 @@ class LayerWorkspace {
   const Value& shared(const std::string& key, const std::function<Value()>& make) {
     return shared_.get<Value>(key, make);
   }
+  // Between two evictions: what is asked for again is made again.
+  void forget_shared() { shared_.clear(); }
   // The same for the whole trace: what a policy must know of every layer before any layer is evicted (KVzip ranks over all
   // layers). `make` runs at the first layer that asks, and may read any layer of trace(); keep only what is small, and no
   // Array: other layers may be with other backends. Not from inside a body of parallel_for, whose threads another layer's

@@ -47,7 +47,8 @@ LayerReplay::LayerReplay(const ReplayParts& parts, const BackendPlan& plan, Laye
       plan_(plan),
       workspace_(workspace),
       layer_index_(layer_index),
-      loading_(loading / static_cast<double>(parts.runs.size())) {
+      loading_(loading / static_cast<double>(parts.runs.size())),
+      held_at_first_(workspace.backend().memory_held()) {
   const ReplayRequest& request = parts.request;
   needs_rows_ = request.scores || request.stability || request.worth > 0 || !request.edits.empty();
 }
@@ -91,6 +92,7 @@ std::size_t LayerReplay::evict_batch(std::size_t first) {
     parts_.job.check();
     const auto started = Clock::now();
     batch_.push_back(evict(run, first));
+    bound_shared_scores();
     batch_.back().seconds = seconds_since(started);
     parts_.job.advance_by(0.5);
     const std::int64_t each = batch_.back().bytes() + bytes_of_measuring(parts_.runs[run]);
@@ -120,6 +122,13 @@ LayerReplay::Outcome LayerReplay::evict(std::size_t index, std::size_t first) {
     workspace_.take_remarks();  // nothing that the policy itself did not say
   }
   return outcome;
+}
+
+// Budgets of one setting share its scores, and settings share what they have in common. Thousands of settings would fill any
+// memory, and a layer asks for few of their scores twice.
+void LayerReplay::bound_shared_scores() {
+  if (plan_.shared_bytes > 0 && workspace_.backend().memory_held() - held_at_first_ > plan_.shared_bytes)
+    workspace_.forget_shared();
 }
 
 void LayerReplay::measure(MetricSink& sink) {

@@ -81,6 +81,7 @@ class LayerReplay {
 
   std::size_t evict_batch(std::size_t first);
   Outcome evict(std::size_t run, std::size_t first);
+  void bound_shared_scores();
   void measure(MetricSink& sink);
   void take_over(Outcome& outcome, const MetricSink& sink, std::size_t i);
   void write(Run& run, const Outcome& outcome, const MetricSink& sink, std::size_t i);
@@ -91,8 +92,9 @@ class LayerReplay {
   const BackendPlan& plan_;
   LayerWorkspace& workspace_;
   std::size_t layer_index_;
-  double loading_;   // seconds of each run
-  bool needs_rows_;  // evicted_at is looked into or changed: no kept sets
+  double loading_;              // seconds of each run
+  std::int64_t held_at_first_;  // by the backend when the layer had been loaded, bytes
+  bool needs_rows_;             // evicted_at is looked into or changed: no kept sets
   std::vector<Outcome> batch_;
 };
 

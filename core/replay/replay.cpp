@@ -72,7 +72,7 @@ class Replay {
 
   std::vector<RunInfo> run() {
     const auto& layers = trace_.layers();
-    for (std::size_t b = 0; b < backends_.size(); ++b) plans_[b] = backends_[b]->plan(trace_, runs_.size(), needs_);
+    choose_backends(std::vector<Backend*>(backends_), runs_.size());
     tell_memory();
     job_.begin("replaying " + trace_.path(), static_cast<double>(layers.size() * runs_.size()), "layer runs");
     LayerOrder order(layers.size(), runs_.size());
@@ -96,6 +96,8 @@ class Replay {
   // Before anything is loaded: a layer may be too large. A backend without room for it is left out while another has room.
   void choose_backends(std::span<Backend* const> offered, std::size_t runs) {
     std::exception_ptr refusal;
+    backends_.clear();
+    plans_.clear();
     for (Backend* backend : offered) {
       try {
         plans_.push_back(backend->plan(trace_, runs, needs_));

@@ -49,13 +49,13 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
 }  // namespace
 
 bool available() {
-  int device = 0;
+  int device = 0, major = 0;
   check(cudaGetDevice(&device), "asking for the current device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the compute capability");
+  if (major != 9) return false;
   // One answer for all devices of capability 9.0: they load the same code.
   static const bool code = code_is_there(device);
-  int major = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the compute capability");
-  return code && major == 9;
+  return code;
 }
 
 bool supports(const AttentionShape& shape, const void* query, const void* key) {

@@ -28,8 +28,9 @@ class CountingBackend final : public Backend {
   BackendPlan plan(const Trace&, std::size_t runs, const EvaluationRequest&) const override {
     planned_runs = runs;
     if (!has_room) throw Error("layers", "do not fit");
-    return {ahead_, 3, ahead_ ? "two layers" : ""};
+    return {ahead_, 3, shared_bytes, ahead_ ? "two layers" : ""};
   }
+  std::int64_t memory_held() const override { return cpu_->memory_held(); }
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override {
     if (layer == fail_at_) throw Error("layer " + std::to_string(layer), "cannot be loaded");
     most_held = std::max<int>(most_held, ++held);
@@ -39,7 +40,10 @@ class CountingBackend final : public Backend {
   }
   std::vector<float> download(const Array& a) override { return cpu_->download(a); }
   Array upload(const std::vector<std::int64_t>& s, const std::vector<float>& v) override { return cpu_->upload(s, v); }
-  AttentionRows window_attention(const LoadedLayer& l, int w, bool o) override { return cpu_->window_attention(l, w, o); }
+  AttentionRows window_attention(const LoadedLayer& l, int w, bool o) override {
+    ++window_attentions;
+    return cpu_->window_attention(l, w, o);
+  }
   Array column_sums(const LoadedLayer& l, ColumnMask m, int w) override { return cpu_->column_sums(l, m, w); }
   Array decode_attention_sum(const LoadedLayer& l) override { return cpu_->decode_attention_sum(l); }
   Tensor<float, 2> decode_logits(const LoadedLayer& l, int h) override { return cpu_->decode_logits(l, h); }
@@ -74,7 +78,9 @@ class CountingBackend final : public Backend {
   }
 
   std::atomic<int> held{0}, most_held{0}, kept_sets{0};
+  std::atomic<int> window_attentions{0};
   bool has_room = true;
+  std::int64_t shared_bytes = 0;
   std::size_t largest_batch = 0;
   mutable std::size_t planned_runs = 0;
   std::set<int> loaded;
@@ -176,6 +182,17 @@ TEST(SeveralBackends, GiveTheFilesOfOne) {
       EXPECT_EQ(layers, (std::multiset<int>{0, 1, 2, 3, 4, 5, 6})) << "each layer once";
       EXPECT_EQ(several.informed.size(), ahead ? 1U : 0U) << "the same for all, told once";
     }
+}
+
+// Scores that settings share are let go when they take too much, and made again.
+TEST(SharedScores, AreBoundedAndChangeNothing) {
+  const Folder folder;
+  CountingBackend unbounded(false), bounded(false);
+  bounded.shared_bytes = 1;
+  const Written plain = write(folder, "plain.h5", sweep_request(), {&unbounded});
+  const Written forgetful = write(folder, "forgetful.h5", sweep_request(), {&bounded});
+  EXPECT_GT(bounded.window_attentions, 2 * unbounded.window_attentions);
+  expect_same_runs(plain, forgetful);
 }
 
 TEST(SeveralBackends, OneWithoutRoomIsLeftOutWhileAnotherHasRoom) {

@@ -69,7 +69,8 @@ class InfoCommand final : public Command {
   // What --backend auto takes.
   static std::string by_default(const std::vector<Found>& kinds) {
     for (const Found& kind : kinds)
-      if (!kind.devices.empty()) return kind.name;
+      for (const BackendDevice& device : kind.devices)
+        if (device.unusable.empty()) return kind.name;
     return "cpu";
   }
 
@@ -99,9 +100,11 @@ class InfoCommand final : public Command {
     }
     for (std::size_t i = 0; i < kind.devices.size(); ++i) {
       const BackendDevice& device = kind.devices[i];
+      const std::string use = !device.unusable.empty()  ? " (not used: " + device.unusable + ")"
+                              : by_default == kind.name ? " (used by --backend auto)"
+                                                        : "";
       std::printf("                       %s:%zu  %s, %.1f GiB, %s%s\n", kind.name.c_str(), i, device.name.c_str(),
-                  static_cast<double>(device.memory_bytes) / (1 << 30), device.detail.c_str(),
-                  by_default == kind.name ? " (used by --backend auto)" : "");
+                  static_cast<double>(device.memory_bytes) / (1 << 30), device.detail.c_str(), use.c_str());
     }
   }
 };

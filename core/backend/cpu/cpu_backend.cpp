@@ -4,6 +4,9 @@
 
 namespace kvreplay {
 
+// Arrays of all CPU backends of the process; of the layer nothing is counted.
+std::int64_t CpuBackend::memory_held() const { return HostArray::held; }
+
 HostArrayBuilder::HostArrayBuilder(std::vector<std::int64_t> shape) : shape_(std::move(shape)) {
   std::int64_t size = 1;
   for (const auto extent : shape_) size *= extent;

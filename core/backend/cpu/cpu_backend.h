@@ -2,6 +2,7 @@
 // grouped by file: attention.cpp, reconstruction.cpp, smoothing.cpp, selection.cpp, evaluate.cpp.
 #pragma once
 
+#include <atomic>
 #include <mutex>
 #include <utility>
 
@@ -31,6 +32,10 @@ struct CpuLayer final : LoadedLayer {
 class CpuBackend final : public Backend {
  public:
   std::string name() const override { return "cpu"; }
+  BackendPlan plan(const Trace&, std::size_t, const EvaluationRequest&) const override {
+    return {.shared_bytes = std::int64_t{2} << 30};
+  }
+  std::int64_t memory_held() const override;
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override;
   std::vector<float> download(const Array& array) override;
   Array upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) override;
@@ -62,7 +67,13 @@ class CpuBackend final : public Backend {
 
 // Arrays of the CPU backend are host tensors. A fresh one is written through `data` before it becomes an Array.
 struct HostArray final : Array::Storage {
-  explicit HostArray(std::int64_t size) : values({size}) {}
+  explicit HostArray(std::int64_t size) : values({size}) { held += bytes(); }
+  ~HostArray() override { held -= bytes(); }
+  HostArray(const HostArray&) = delete;
+  HostArray& operator=(const HostArray&) = delete;
+  std::int64_t bytes() const { return values.size() * static_cast<std::int64_t>(sizeof(float)); }
+
+  inline static std::atomic<std::int64_t> held = 0;  // bytes of all
   Tensor<float, 1> values;
 };
 
