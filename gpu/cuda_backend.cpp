@@ -62,9 +62,10 @@ class PlannedMemory {
   std::map<int, std::map<const CudaBackend*, double>> bytes_;
 };
 
+// Never destroyed: backends that live until the program ends may go later.
 PlannedMemory& planned_memory() {
-  static PlannedMemory planned;
-  return planned;
+  static auto* planned = new PlannedMemory;
+  return *planned;
 }
 
 // Free memory of the current device and what this process's pool holds of it.

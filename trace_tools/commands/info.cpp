@@ -78,13 +78,18 @@ class InfoCommand final : public Command {
     nlohmann::json out = {{{"name", "cpu"}, {"available", true}, {"default", by_default(kinds) == "cpu"}}};
     for (const Found& kind : kinds) {
       nlohmann::json devices = nlohmann::json::array();
-      for (std::size_t i = 0; i < kind.devices.size(); ++i)
+      bool usable = false;
+      for (std::size_t i = 0; i < kind.devices.size(); ++i) {
+        const BackendDevice& device = kind.devices[i];
         devices.push_back({{"backend", kind.name + ":" + std::to_string(i)},
-                           {"name", kind.devices[i].name},
-                           {"memory_bytes", kind.devices[i].memory_bytes},
-                           {"detail", kind.devices[i].detail}});
+                           {"name", device.name},
+                           {"memory_bytes", device.memory_bytes},
+                           {"detail", device.detail}});
+        if (!device.unusable.empty()) devices.back()["why"] = device.unusable;
+        usable |= device.unusable.empty();
+      }
       nlohmann::json entry = {{"name", kind.name},
-                              {"available", !kind.devices.empty()},
+                              {"available", usable},
                               {"default", by_default(kinds) == kind.name},
                               {"devices", std::move(devices)}};
       if (kind.devices.empty()) entry["why"] = kind.why;
