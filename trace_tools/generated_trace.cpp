@@ -104,7 +104,9 @@ class GeneratedTrace final : public Trace {
     complete_ranges(layer, which, heads, rows);
     const auto held = held_.find({layer, which});
     const std::int64_t all_rows = shape(layer, which)[1], bytes = row_bytes(layer, which), count = rows.end - rows.begin;
-    parallel_for((heads.end - heads.begin) * count, std::max<std::int64_t>(1, (1 << 17) / bytes),
+    // What is only copied is cut coarsely: readers that take a few MiB at a time are several threads themselves.
+    const std::int64_t grain_bytes = held == held_.end() ? 1 << 17 : 1 << 22;
+    parallel_for((heads.end - heads.begin) * count, std::max<std::int64_t>(1, grain_bytes / bytes),
                  [&](std::int64_t begin, std::int64_t end) {
                    for (std::int64_t r = begin; r < end; ++r) {
                      const std::int64_t head = heads.begin + r / count, row = rows.begin + r % count;

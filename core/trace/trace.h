@@ -6,6 +6,8 @@
 //   Tensor<float, 3> key = trace->read(0, LayerDataset::key);             // [Hk, T, d]
 //   Tensor<float, 3> tail = trace->read(0, LayerDataset::query, {0, 8}, {100, 132});
 //
+// Several threads may read at once.
+//
 // Symbols: L layers, Hq query heads, Hk KV heads, d head dimension, C hidden size, T tokens (P prompt, then S
 // generated), Tq recorded queries.
 #pragma once
