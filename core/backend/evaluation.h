@@ -62,6 +62,8 @@ struct EvaluationRequest {
   bool overlap = true;
   bool regions = true;
   bool entropy = true;
+  // Decode steps [first_step, end_step) alone, -1: to the last. A backend may measure the others, too.
+  std::int64_t first_step = 0, end_step = -1;
 };
 
 // Rows of a cache that a policy changed beside evicting: values into which others were merged, keys turned to a new

@@ -7,17 +7,26 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "core/base/error.h"
 
 namespace kvreplay {
 namespace {
 
 thread_local bool inside_body = false;
+thread_local const std::atomic<bool>* cancelled_here = nullptr;
+
+void check_cancelled(const std::atomic<bool>* cancelled) {
+  if (cancelled != nullptr && cancelled->load(std::memory_order_relaxed)) throw Cancelled();
+}
 
 struct Batch {
   std::int64_t count = 0;
   std::int64_t grain = 1;
   const std::function<void(std::int64_t, std::int64_t)>* body = nullptr;
+  const std::atomic<bool>* cancelled = nullptr;
   std::atomic<std::int64_t> next{0};
   std::exception_ptr failure;
   std::mutex failure_mutex;
@@ -28,6 +37,7 @@ struct Batch {
       const std::int64_t begin = next.fetch_add(grain);
       if (begin >= count) break;
       try {
+        check_cancelled(cancelled);
         (*body)(begin, std::min(count, begin + grain));
       } catch (...) {
         std::lock_guard lock(failure_mutex);
@@ -139,15 +149,22 @@ void parallel_for(std::int64_t count, std::int64_t grain, const std::function<vo
   if (count <= 0) return;
   grain = std::max<std::int64_t>(1, grain);
   if (inside_body || count <= grain || thread_count() == 1) {
-    for (std::int64_t begin = 0; begin < count; begin += grain) body(begin, std::min(count, begin + grain));
+    for (std::int64_t begin = 0; begin < count; begin += grain) {
+      check_cancelled(cancelled_here);
+      body(begin, std::min(count, begin + grain));
+    }
     return;
   }
   Batch batch;
   batch.count = count;
   batch.grain = grain;
   batch.body = &body;
+  batch.cancelled = cancelled_here;
   pool().run(batch);
   if (batch.failure) std::rethrow_exception(batch.failure);
 }
+
+CancelScope::CancelScope(const std::atomic<bool>& cancelled) : outer_(std::exchange(cancelled_here, &cancelled)) {}
+CancelScope::~CancelScope() { cancelled_here = outer_; }
 
 }  // namespace kvreplay

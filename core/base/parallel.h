@@ -2,6 +2,7 @@
 // pieces of work are cut by `grain` alone and each piece writes to places of its own.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -13,5 +14,18 @@ void set_thread_count(int n);  // 0: as many as the machine (or its cpu limit) h
 // Calls body(begin, end) for consecutive ranges of at most `grain` indices that cover [0, count). The first exception is
 // rethrown here once every started piece has ended. A call from inside a body runs there, on its own thread.
 void parallel_for(std::int64_t count, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
+
+// While one lives, a parallel_for that its thread calls starts no further piece once `cancelled` is set, and throws
+// Cancelled: how a newer request ends work that knows no Job.
+class CancelScope {
+ public:
+  explicit CancelScope(const std::atomic<bool>& cancelled);
+  ~CancelScope();
+  CancelScope(const CancelScope&) = delete;
+  CancelScope& operator=(const CancelScope&) = delete;
+
+ private:
+  const std::atomic<bool>* outer_;
+};
 
 }  // namespace kvreplay

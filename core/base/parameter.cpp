@@ -9,6 +9,14 @@
 
 namespace kvreplay {
 
+bool Parameter::applies(const std::string& variant, const std::map<std::string, std::string>& values) const {
+  return defaults.count(variant) != 0 && std::all_of(only_with.begin(), only_with.end(), [&](const auto& condition) {
+           const auto value = values.find(condition.first);
+           const auto& usable = condition.second;
+           return value != values.end() && std::find(usable.begin(), usable.end(), value->second) != usable.end();
+         });
+}
+
 std::string Parameter::condition() const {
   std::vector<std::string> parts;
   for (const auto& [other, values] : only_with) parts.push_back(other + "=" + join(values, ", ", " or "));

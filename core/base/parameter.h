@@ -24,6 +24,8 @@ struct Parameter {
   // {{"pooling", {"avg", "max"}}}. Several parameters may share a key if their conditions exclude each other.
   std::map<std::string, std::vector<std::string>> only_with;
 
+  // Whether it exists in a variant, among these values of other keys.
+  bool applies(const std::string& variant, const std::map<std::string, std::string>& values) const;
   // "pooling=avg or max": empty without a condition.
   std::string condition() const;
   // "integer in [1, 4096]", "avg, max, adaptive or none": what an error message says is allowed.

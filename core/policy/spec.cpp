@@ -10,16 +10,6 @@
 namespace kvreplay {
 namespace {
 
-// Whether the parameter exists in a variant, among these values.
-bool applies(const Parameter& parameter, const std::string& variant, const std::map<std::string, std::string>& values) {
-  return parameter.defaults.count(variant) != 0 &&
-         std::all_of(parameter.only_with.begin(), parameter.only_with.end(), [&](const auto& condition) {
-           const auto value = values.find(condition.first);
-           const auto& allowed = condition.second;
-           return value != values.end() && std::find(allowed.begin(), allowed.end(), value->second) != allowed.end();
-         });
-}
-
 std::vector<std::string> keys_of(const PolicyDescription& policy, const std::string& variant) {
   std::vector<std::string> keys;
   for (const Parameter& parameter : policy.parameters)
@@ -46,7 +36,7 @@ std::vector<const Parameter*> wrapper_parameters(const PolicySpec& spec) {
 template <class Use>
 void for_each_written(const PolicySpec& spec, const Use& use) {
   for (const Parameter& parameter : spec.description->parameters)
-    if (applies(parameter, spec.variant, spec.values.all())) use(parameter, parameter.defaults.at(spec.variant));
+    if (parameter.applies(spec.variant, spec.values.all())) use(parameter, parameter.defaults.at(spec.variant));
   for (const Parameter* parameter : wrapper_parameters(spec)) {
     const std::string& unset = parameter->defaults.at(wrapper_default);
     if (spec.values.text(parameter->key) != unset) use(*parameter, unset);
@@ -136,7 +126,7 @@ PolicySpec parse_policy(std::string_view text) {
   std::map<std::string, std::string> given, values;
   if (colon != std::string_view::npos) given = parse_given(text.substr(colon + 1), owner, spec);
   for (const Parameter& parameter : policy.parameters) {
-    if (!applies(parameter, spec.variant, values)) continue;
+    if (!parameter.applies(spec.variant, values)) continue;
     const auto written = given.find(parameter.key);
     values[parameter.key] =
         written == given.end() ? parameter.defaults.at(spec.variant) : parameter.check(owner, written->second);

@@ -129,6 +129,8 @@ class MetricSink final : public EvaluationSink {
     return of_run(values_, run, table_.values())
         .subspan(static_cast<std::size_t>(at.first_value), static_cast<std::size_t>(at.values));
   }
+  // The sums of another sink, whose values these are the same of or more.
+  void take_sums(const MetricSink& other) { sums_ = other.sums_; }
   std::span<const LayerSum> sums(std::size_t run) const { return of_run(sums_, run, table_.sums()); }
 
  private:

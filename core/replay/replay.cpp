@@ -12,6 +12,7 @@
 #include "core/base/version.h"
 #include "core/replay/equal_bytes_internal.h"
 #include "core/replay/layer_replay_internal.h"
+#include "core/replay/run_setup_internal.h"
 #include "core/replay/scope_internal.h"
 
 namespace kvreplay {
@@ -59,8 +60,10 @@ class Replay {
         identity_(trace.identity()),
         scope_(scope),
         steps_{trace.num_decode_steps(), request.early_steps, scope.judged},
-        evidence_(choose_evidence()),
-        metrics_(choose_metrics(), trace.model().num_query_heads, trace.num_decode_steps()) {
+        evidence_(evidence_spans(trace, request.evidence_labels)),
+        metrics_(usable_metrics(trace, evidence_, request.all_metrics ? metric_registry() : request.metrics,
+                                !request.all_metrics, needs_),
+                 trace.model().num_query_heads, trace.num_decode_steps()) {
     choose_backends(backends, request.policies.size() * request.budgets.size());
     if (request.equal_bytes) {
       add_runs_of_equal_bytes();
@@ -145,34 +148,6 @@ class Replay {
     }
   }
 
-  std::vector<TextSpan> choose_evidence() const {
-    const std::vector<std::string> labels =
-        request_.evidence_labels.empty() ? std::vector<std::string>{"needle", "evidence"} : request_.evidence_labels;
-    std::vector<TextSpan> evidence;
-    for (const TextSpan& span : trace_.spans())
-      if (std::find(labels.begin(), labels.end(), span.label) != labels.end()) evidence.push_back(span);
-    return evidence;
-  }
-
-  std::vector<const Metric*> choose_metrics() {
-    std::vector<const Metric*> metrics;
-    for (const Metric* metric : request_.all_metrics ? metric_registry() : request_.metrics) {
-      const std::string missing = metric->missing(trace_, evidence_);
-      if (missing.empty()) {
-        metrics.push_back(metric);
-        const EvaluationRequest needs = metric->needs();
-        needs_.outputs |= needs.outputs;
-        needs_.single_removals |= needs.single_removals;
-        needs_.overlap |= needs.overlap;
-        needs_.regions |= needs.regions;
-        needs_.entropy |= needs.entropy;
-      } else if (!request_.all_metrics) {
-        throw Error(trace_.path(), "metric " + metric->info().name + " cannot be computed: " + missing);
-      }
-    }
-    return metrics;
-  }
-
   Run new_run(const PolicySpec& spec, const std::string& budget_text) const {
     auto policy = make_policy(spec);
     CacheAccount account(trace_, policy->granularity(),
@@ -185,18 +160,9 @@ class Replay {
 
   void add_run(const PolicySpec& spec, const Budget& budget) {
     Run run = new_run(spec, budget.text);
-    run.budget = budget.resolve(trace_, run.policy->granularity());
-    if (const std::int64_t fixed = run.policy->fixed_budget(); fixed > 0 && fixed != run.budget) {
-      run.note("sizes written in the policy ask for " + std::to_string(fixed) + " tokens; they win over the budget of " +
-                   std::to_string(run.budget),
-               job_);
-      run.budget = fixed;
-    }
-    if (run.budget < trace_.prompt_length() && run.budget < run.policy->minimum_budget())
-      throw Error("--budget",
-                  "\"" + budget.text + "\" is " + std::to_string(run.budget) + " tokens, but " + spec.label() +
-                      " always keeps " + std::to_string(run.policy->minimum_budget()),
-                  "ask for at least that many");
+    std::string remark;
+    run.budget = settle_budget(trace_, spec, *run.policy, budget, [&](const std::string& text) { remark = text; });
+    if (!remark.empty()) run.note(remark, job_);
     add(std::move(run));
   }
 
@@ -359,7 +325,7 @@ class Replay {
   const std::string identity_;
   const ReplayScope& scope_;
   const MeasuredSteps steps_;
-  EvaluationRequest needs_{false, false, false, false, false};  // filled by choose_metrics()
+  EvaluationRequest needs_{false, false, false, false, false};  // filled by usable_metrics()
   const std::vector<TextSpan> evidence_;
   const MetricTable metrics_;
   std::vector<BackendPlan> plans_;  // of each backend

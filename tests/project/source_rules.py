@@ -41,12 +41,14 @@ REGISTRIES = [
     ("trace_tools/commands.def", "trace_tools/commands", "_command()"),
     ("core/policy/policies.def", "core/policy/presets", "_policy()"),
     ("core/metric/metrics.def", "core/metric/metrics", "_metric()"),
+    ("gui/window/panels.def", "gui/window/panels", "_panel()"),
 ]
 
 HDF5_HEADER = re.compile(r'#\s*include\s*[<"](?:hdf5|hdf5_hl|H5\w*)\.h[>"]')
 INCLUDE = re.compile(r'#\s*include\s*[<"]([^>"]+)[>"]')
 QT_INCLUDE = re.compile(r"#\s*include\s*<(Q[^>]*|Qt\w+/[^>]*)>")
 QT_WIDGETS = re.compile(r"QtWidgets|QtCharts|QWidget|QApplication\b|QMainWindow|QGraphics|QDialog|QAbstractScrollArea")
+QT_GUI = re.compile(r"QtGui|QColor|QPainter|QFont|QImage|QPixmap|QGuiApplication")
 CUDA = re.compile(r"\bcuda[A-Z]\w*|cuda_(?:runtime|fp16|bf16)|\bcublas|\b__half\b|\b__nv_bfloat16\b|\b__device__\b|\bCUdeviceptr\b")
 PRINTS = re.compile(r"\bstd::(?:cout|cerr|clog)\b|(?:\bstd::|(?<![\w:.>]))(?:f?printf|f?puts|exit|abort|quick_exit)\s*\(")
 # The patterns are written so that this file does not match itself.
@@ -89,6 +91,10 @@ def include_problem(name, target):
             return f"core/{here} may not include core/{there} ({target})"
     if name.startswith("gui/figure/") and target.startswith("gui/") and not target.startswith("gui/figure/"):
         return f"gui/figure/ stands alone ({target})"
+    if name.startswith("gui/model/") and target.startswith("gui/") and not target.startswith("gui/model/"):
+        return f"gui/model/ knows neither figures nor the window ({target})"
+    if name.startswith("gui/window/panels/") and target.startswith("gui/window/panels/") and os.path.splitext(target)[0] != os.path.splitext(name)[0]:
+        return f"no panel knows another ({target})"
     return None
 
 
@@ -110,6 +116,8 @@ def source_problems(name, lines):
             yield number, "Qt is included in gui/ only"
         if name.startswith("gui/figure/") and QT_WIDGETS.search(line):
             yield number, "figures need Qt Gui and Svg only, no widgets"
+        if name.startswith("gui/model/") and match and (QT_WIDGETS.search(line) or QT_GUI.search(line)):
+            yield number, "the window's model needs Qt Core only"
         code = without_comments_and_strings(line)
         if public_header and CUDA.search(line if match else code):
             yield number, "no CUDA type in a public header"

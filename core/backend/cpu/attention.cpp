@@ -203,20 +203,25 @@ Array CpuBackend::column_sums(const LoadedLayer& base, ColumnMask mask, int wind
 }
 
 Tensor<float, 2> CpuBackend::decode_logits(const LoadedLayer& base, int head) {
-  const CpuLayer& layer = cpu(base);
-  const std::int64_t steps = layer.steps(), tokens = layer.tokens, d = layer.head_dim;
-  Tensor<float, 2> logits({steps, tokens});
-  if (steps == 0) return logits;
+  return decode_logits(cpu(base), head, 0, base.steps());
+}
+
+Tensor<float, 2> CpuBackend::decode_logits(const CpuLayer& layer, int head, std::int64_t first_step, std::int64_t end_step) {
+  const std::int64_t tokens = layer.tokens, d = layer.head_dim;
+  Tensor<float, 2> logits({end_step - first_step, tokens});
+  if (first_step >= end_step) return logits;
   const auto& positions = layer.trace->query_positions();
-  const auto first = std::lower_bound(positions.begin(), positions.end(), layer.prompt) - positions.begin();
-  const auto last = std::lower_bound(positions.begin(), positions.end(), tokens) - positions.begin();
+  const auto row_of = [&](std::int64_t step) {
+    return std::lower_bound(positions.begin(), positions.end(), layer.prompt + step) - positions.begin();
+  };
+  const auto first = row_of(first_step), last = row_of(end_step);
   logits.fill(std::numeric_limits<float>::quiet_NaN());
   if (first == last) return logits;
   const auto query = layer.trace->read(layer.layer, LayerDataset::query, {head, head + 1}, {first, last});
   const float* key = layer.key.data() + head / layer.group() * tokens * d;
   for (std::int64_t row = 0; row < last - first; ++row) {
     const std::int64_t position = positions[static_cast<std::size_t>(first + row)];
-    float* out = logits.data() + (position - layer.prompt) * tokens;
+    float* out = logits.data() + (position - layer.prompt - first_step) * tokens;
     const std::int64_t low = layer.first_visible(position);
     std::fill_n(out, low, minus_infinity);
     std::fill(out + position + 1, out + tokens, minus_infinity);

@@ -44,6 +44,8 @@ class CpuBackend final : public Backend {
   Array column_sums(const LoadedLayer& layer, ColumnMask mask, int window) override;
   Array decode_attention_sum(const LoadedLayer& layer) override;
   Tensor<float, 2> decode_logits(const LoadedLayer& layer, int query_head) override;
+  // Of decode steps [first, end) alone: [end - first, T].
+  static Tensor<float, 2> decode_logits(const CpuLayer& layer, int query_head, std::int64_t first, std::int64_t end);
 
   Array removal_error_rows(const LoadedLayer& layer, const AttentionRows& rows, const ReconstructionForm& form) override;
   Array removal_error_of_mean(const LoadedLayer& layer, const AttentionRows& rows, const std::vector<double>& weights,

@@ -90,7 +90,13 @@ class HeadEvaluator {
  public:
   HeadEvaluator(const CpuLayer& layer, const std::vector<RunEvictions>& runs,
                 const std::vector<std::vector<StoredHead>>& stored, const EvaluationRequest& request, EvaluationSink& sink)
-      : layer_(layer), runs_(runs), stored_(stored), request_(request), sink_(sink), d_(layer.head_dim) {
+      : layer_(layer),
+        runs_(runs),
+        stored_(stored),
+        request_(request),
+        sink_(sink),
+        d_(layer.head_dim),
+        first_(request.first_step) {
     const auto tokens = static_cast<std::size_t>(layer.tokens);
     full_.exponential.resize(tokens);
     full_.single.resize(tokens);
@@ -106,15 +112,16 @@ class HeadEvaluator {
                 region_.begin() + bounds[static_cast<std::size_t>(r) + 1], r);
   }
 
-  // outputs [S, Hq · d] and differences [run][S, Hq · d] receive o and o' - o of this head.
+  // logits of the steps that are measured; outputs [steps, Hq · d] and differences [run][steps, Hq · d] receive o and o' - o
+  // of this head.
   void run(int head, const Tensor<float, 2>& logits, float* outputs, std::vector<Tensor<float, 2>>& differences,
            std::vector<std::vector<std::int64_t>>& evicted_counts) {
     head_ = head;
     value_ = layer_.value.data() + head / layer_.group() * layer_.tokens * d_;
     const std::int64_t stride = static_cast<std::int64_t>(layer_.num_query_heads) * d_;
     open_changed_caches();
-    for (std::int64_t s = 0; s < layer_.steps(); ++s) {
-      const float* z = logits.data() + s * layer_.tokens;
+    for (std::int64_t s = first_; s < first_ + logits.dim(0); ++s) {
+      const float* z = logits.data() + (s - first_) * layer_.tokens;
       if (std::isnan(z[layer_.prompt + s])) {
         HeadStep missing;
         missing.recorded = false;
@@ -122,17 +129,18 @@ class HeadEvaluator {
         continue;
       }
       prepare(z, s);
+      const std::int64_t at = (s - first_) * stride + head * d_;
       if (request_.outputs)
         for (std::int64_t i = 0; i < d_; ++i)
-          outputs[s * stride + head * d_ + i] = static_cast<float>(full_.output[static_cast<std::size_t>(i)]);
+          outputs[at + i] = static_cast<float>(full_.output[static_cast<std::size_t>(i)]);
       for (std::size_t r = 0; r < runs_.size(); ++r) {
         HeadStep step = changed_[r] ? measure_changed(r, z, s) : measure(r, z);
         if (request_.outputs) measure_norms(step);
         sink_.head(r, head, s, step);
-        evicted_counts[r][static_cast<std::size_t>(head * layer_.steps() + s)] = step.evicted;
+        evicted_counts[r][static_cast<std::size_t>(head * logits.dim(0) + s - first_)] = step.evicted;
         if (request_.outputs)
           for (std::int64_t i = 0; i < d_; ++i)
-            differences[r].data()[s * stride + head * d_ + i] =
+            differences[r].data()[at + i] =
                 static_cast<float>(kept_output_[static_cast<std::size_t>(i)] - full_.output[static_cast<std::size_t>(i)]);
       }
     }
@@ -416,6 +424,7 @@ class HeadEvaluator {
   const EvaluationRequest request_;
   EvaluationSink& sink_;
   const std::int64_t d_;
+  const std::int64_t first_;  // step
   int head_ = 0;
   const float* value_ = nullptr;
   float largest_single_ = 0;
@@ -441,13 +450,14 @@ class LayerEvaluator {
     outputs_ = project(outputs);
   }
 
-  void run(std::size_t run, const Tensor<float, 2>& difference, const std::vector<std::int64_t>& evicted,
-           EvaluationSink& sink) const {
+  void run(std::size_t run, std::int64_t first_step, const Tensor<float, 2>& difference,
+           const std::vector<std::int64_t>& evicted, EvaluationSink& sink) const {
     const Tensor<float, 2> projected = project(difference);
-    const std::int64_t width = projected.dim(1), steps = layer_.steps();
+    const std::int64_t width = projected.dim(1), steps = projected.dim(0);
     for (std::int64_t s = 0; s < steps; ++s) {
       LayerStep step;
-      step.recorded = layer_.query_rows(layer_.prompt + s, layer_.prompt + s + 1).first >= 0;
+      const std::int64_t position = layer_.prompt + first_step + s;
+      step.recorded = layer_.query_rows(position, position + 1).first >= 0;
       step.projected = !projection_.empty();
       double difference_squared = 0, output_squared = 0, kept_squared = 0;
       for (std::int64_t i = 0; i < width; ++i) {
@@ -463,7 +473,7 @@ class LayerEvaluator {
       step.kept_output_norm = std::sqrt(kept_squared);
       for (std::int64_t h = 0; h < layer_.num_query_heads; ++h)
         step.evicted += evicted[static_cast<std::size_t>(h * steps + s)];
-      sink.layer(run, s, step);
+      sink.layer(run, first_step + s, step);
     }
   }
 
@@ -486,8 +496,9 @@ class LayerEvaluator {
 void CpuBackend::evaluate(const LoadedLayer& base, const std::vector<RunEvictions>& runs, const EvaluationRequest& request,
                           EvaluationSink& sink) {
   const auto& layer = static_cast<const CpuLayer&>(base);
-  const std::int64_t steps = layer.steps(), width = static_cast<std::int64_t>(layer.num_query_heads) * layer.head_dim;
-  if (steps == 0 || runs.empty()) return;
+  const std::int64_t first = request.first_step, last = request.end_step < 0 ? layer.steps() : request.end_step;
+  const std::int64_t steps = last - first, width = static_cast<std::int64_t>(layer.num_query_heads) * layer.head_dim;
+  if (steps <= 0 || runs.empty()) return;
 
   std::vector<std::vector<StoredHead>> stored;
   for (const RunEvictions& run : runs) stored.push_back(stored_heads_of(layer, run));
@@ -502,7 +513,7 @@ void CpuBackend::evaluate(const LoadedLayer& base, const std::vector<RunEviction
   parallel_for(layer.num_query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     HeadEvaluator evaluator(layer, runs, stored, request, sink);
     for (std::int64_t h = begin; h < end; ++h) {
-      const Tensor<float, 2> logits = decode_logits(layer, static_cast<int>(h));
+      const Tensor<float, 2> logits = decode_logits(layer, static_cast<int>(h), first, last);
       evaluator.run(static_cast<int>(h), logits, outputs.data(), differences, evicted);
     }
   });
@@ -510,7 +521,7 @@ void CpuBackend::evaluate(const LoadedLayer& base, const std::vector<RunEviction
   const LayerEvaluator evaluator(layer, outputs);
   parallel_for(static_cast<std::int64_t>(runs.size()), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r)
-      evaluator.run(static_cast<std::size_t>(r), differences[static_cast<std::size_t>(r)],
+      evaluator.run(static_cast<std::size_t>(r), first, differences[static_cast<std::size_t>(r)],
                     evicted[static_cast<std::size_t>(r)], sink);
   });
 }

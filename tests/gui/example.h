@@ -1,0 +1,41 @@
+// A small trace in memory, and waiting for what another thread makes.
+#pragma once
+
+#include <QCoreApplication>
+#include <QElapsedTimer>
+#include <functional>
+#include <memory>
+
+#include "core/trace/synthetic.h"
+#include "gui/model/document.h"
+
+namespace kvreplay::gui {
+
+inline SyntheticParameters example_parameters() {
+  SyntheticParameters parameters;
+  parameters.layers = 3;
+  parameters.query_heads = 4;
+  parameters.kv_heads = 2;
+  parameters.head_dim = 16;
+  parameters.prompt = 200;
+  parameters.decode = 12;
+  parameters.seed = 7;
+  return parameters;
+}
+
+inline std::shared_ptr<const Document> example_document() {
+  return std::make_shared<const Document>(make_synthetic(example_parameters()));
+}
+
+// Runs the event loop until it holds; false after `seconds`.
+inline bool wait_until(const std::function<bool()>& holds, int seconds = 30) {
+  QElapsedTimer timer;
+  timer.start();
+  while (!holds()) {
+    if (timer.elapsed() > seconds * 1000) return false;
+    QCoreApplication::processEvents(QEventLoop::AllEvents, 20);
+  }
+  return true;
+}
+
+}  // namespace kvreplay::gui

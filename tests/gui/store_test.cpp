@@ -1,0 +1,96 @@
+// Does the store say what changed, and do back and forward go through selections and zooms?
+#include "gui/model/store.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/gui/example.h"
+
+namespace kvreplay::gui {
+namespace {
+
+struct Heard {
+  explicit Heard(Store& store) {
+    QObject::connect(&store, &Store::changed, &store, [this](Changes what) { changes.push_back(what); });
+  }
+  std::vector<Changes> changes;
+};
+
+TEST(StoreTells, WhatChangedAndOnlyThen) {
+  Store store;
+  const int file = store.add_file(FileEntry::Kind::trace, "t.h5");
+  store.put_document(file, example_document());
+  const Heard heard(store);
+  store.select_layer(1);
+  store.select_layer(1);
+  store.set_focus({.token = 4});
+  store.set_zoom("tokens", {1, 5});
+  ASSERT_EQ(heard.changes.size(), 3U);
+  EXPECT_EQ(heard.changes[0], Changes(Change::selection));
+  EXPECT_EQ(heard.changes[1], Changes(Change::focus));
+  EXPECT_EQ(heard.changes[2], Changes(Change::zoom));
+}
+
+TEST(StoreClamps, SelectionsToTheTrace) {
+  Store store;
+  store.put_document(store.add_file(FileEntry::Kind::trace, "t.h5"), example_document());
+  const auto document = store.document();
+  store.select_layer(99);
+  store.select_step(9999);
+  store.select_heads({3, 1, 1, 77, -2});
+  store.select_tokens({{5, 9}, {2, 5}, {7, 1000000}, {3, 3}});
+  EXPECT_EQ(store.selection().layer, document->num_layers() - 1);
+  EXPECT_EQ(store.selection().step, document->num_steps());
+  EXPECT_EQ(store.selection().heads, (std::vector<int>{1, 3}));
+  EXPECT_EQ(store.selection().tokens, (std::vector<TokenRange>{{2, document->num_tokens()}}));
+}
+
+TEST(BackAndForward, GoThroughSelectionAndZoom) {
+  Store store;
+  store.put_document(store.add_file(FileEntry::Kind::trace, "t.h5"), example_document());
+  EXPECT_FALSE(store.can_go_back());
+  store.select_layer(1);
+  store.set_zoom("tokens", {2, 6});
+  store.select_heads({2});
+  store.back();
+  EXPECT_TRUE(store.selection().heads.empty());
+  EXPECT_EQ(store.zoom("tokens", {0, 100}), (Interval{2, 6}));
+  store.back();
+  EXPECT_EQ(store.zoom("tokens", {0, 100}), (Interval{0, 100}));
+  EXPECT_EQ(store.selection().layer, 1);
+  store.back();
+  EXPECT_EQ(store.selection().layer, 0);
+  EXPECT_FALSE(store.can_go_back());
+  store.forward();
+  store.forward();
+  EXPECT_EQ(store.zoom("tokens", {0, 100}), (Interval{2, 6}));
+  store.select_step(1);
+  EXPECT_FALSE(store.can_go_forward());
+}
+
+TEST(BackAndForward, TakeADragAsOne) {
+  Store store;
+  store.put_document(store.add_file(FileEntry::Kind::trace, "t.h5"), example_document());
+  for (int step = 1; step <= 5; ++step) store.select_step(step);
+  store.back();
+  EXPECT_EQ(store.selection().step, 0);
+  EXPECT_FALSE(store.can_go_back());
+}
+
+TEST(RemovingAFile, TakesItsRunsAlong) {
+  Store store;
+  const int file = store.add_file(FileEntry::Kind::trace, "t.h5");
+  store.put_document(file, example_document());
+  RunSpec spec;
+  spec.trace = file;
+  spec.policy = "snapkv";
+  spec.budget = "50%";
+  const int run = store.add_run(spec);
+  store.select_run(Side::a, run);
+  store.remove_file(file);
+  EXPECT_TRUE(store.state().runs.empty());
+  EXPECT_EQ(store.selection().run_a, -1);
+  EXPECT_EQ(store.document(), nullptr);
+}
+
+}  // namespace
+}  // namespace kvreplay::gui
