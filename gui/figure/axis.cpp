@@ -93,7 +93,8 @@ std::vector<Tick> log_ticks(double low, double high, int count) {
   const double decades = std::log10(high / low);
   std::vector<double> multiples = {1};
   if (decades * 3 <= count) multiples = {1, 2, 5};
-  if (decades * 9 <= count) multiples = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+  // No 4, 6, 8 and 9: their numbers would run into each other.
+  if (decades * 9 <= count) multiples = {1, 2, 3, 5, 7};
   const int every = std::max(1, static_cast<int>(std::ceil(decades / std::max(1, count))));
   std::vector<Tick> ticks;
   for (int exponent = static_cast<int>(std::floor(std::log10(low))); exponent <= std::ceil(std::log10(high)); ++exponent) {

@@ -2,7 +2,9 @@
 
 #include <QImage>
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 
 #include "core/base/text.h"
@@ -123,8 +125,8 @@ class HeatMapRenderer final : public Renderer {
   // At most two fifths of the width: a longer name is cut.
   static double names_width(const HeatMap& map, const Style& style, double width) {
     const QFont font = style.font(style.tick_size);
-    double widest = text_width(std::to_string(std::max<std::int64_t>(0, map.rows - 1)), font);
-    if (titled(map)) widest = std::max(widest, text_width(map.row_label, font));
+    double widest = text_width(std::to_string(std::max<std::int64_t>(0, row_groups(map) - 1)), font);
+    if (titled(map) || labelled(map)) widest = std::max(widest, text_width(map.row_label, font));
     for (const auto& name : map.row_names) widest = std::max(widest, text_width(name, font));
     return std::min(widest + style.space * 0.75, width * 0.4);
   }
@@ -135,19 +137,33 @@ class HeatMapRenderer final : public Renderer {
 
   static std::int64_t groups(const HeatMap& map) { return std::max<std::int64_t>(1, map.columns / map.column_group); }
 
-  static std::string number(const HeatMap& map, float value) {
-    return state_of(map, value) != nullptr || !std::isfinite(value) ? "" : number_label(value, 2);
+  static std::int64_t row_groups(const HeatMap& map) { return std::max<std::int64_t>(1, map.rows / map.row_group); }
+
+  // With equally many decimals everywhere: two digits of the largest value.
+  static std::string number(const HeatMap& map, const Scale& scale, float value) {
+    if (state_of(map, value) != nullptr || !std::isfinite(value)) return "";
+    const double most = std::max(std::abs(scale.low), std::abs(scale.high));
+    const int power = static_cast<int>(std::floor(std::log10(most)));
+    const int decimals = power >= 2 ? 0 : power == 1 ? 1 : std::min(9, 2 - std::min(0, power + 1));
+    std::array<char, 64> buffer{};
+    std::snprintf(buffer.data(), buffer.size(), "%.*f", decimals, std::abs(static_cast<double>(value)));
+    const std::string text = buffer.data();
+    const bool nothing = text.find_first_of("123456789") == std::string::npos;
+    return value < 0 && !nothing ? "−" + text : text;
   }
 
   // The widest number of a cell, or 0 where the map has none.
-  static double numbers_width(const HeatMap& map, const Style& style) {
+  static double numbers_width(const HeatMap& map, const Scale& scale, const Style& style) {
     double widest = 0;
     if (!map.numbers) return widest;
     for (const auto& panel : map.panels)
       for (float value : panel.values)
-        widest = std::max(widest, text_width(number(map, value), style.font(style.tick_size)));
+        widest = std::max(widest, text_width(number(map, scale, value), style.font(style.tick_size)));
     return widest;
   }
+
+  // An untitled map has its row label on a line of its own, or beside the names of the marks.
+  static bool labelled(const HeatMap& map) { return !map.row_label.empty() && !titled(map); }
 
   static Grid lay_out(const HeatMap& map, const Scale& scale, const Style& style, double width) {
     Grid grid;
@@ -159,7 +175,7 @@ class HeatMapRenderer final : public Renderer {
     double narrowest = style.tick_size * 9.0;
     for (const auto& panel : map.panels)
       narrowest = std::max(narrowest, std::min(text_width(panel.title, style.font(style.label_size, true)), room / 4));
-    const double wide_cell = std::max(5.0, map.numbers ? numbers_width(map, style) + style.space : 0);
+    const double wide_cell = std::max(5.0, map.numbers ? numbers_width(map, scale, style) + style.space : 0);
     narrowest =
         std::max(narrowest, std::min<double>(map.numbers ? room : room / 2, static_cast<double>(map.columns) * wide_cell));
     grid.columns = std::clamp(static_cast<int>((room + gap(style)) / (narrowest + gap(style))), 1, panels);
@@ -169,11 +185,14 @@ class HeatMapRenderer final : public Renderer {
 
     const auto rows = static_cast<double>(std::max<std::int64_t>(1, map.rows));
     const auto columns = static_cast<double>(std::max<std::int64_t>(1, map.columns));
-    const double smallest = map.row_names.empty() && !map.numbers ? std::min(6.0, 260 / rows) : style.tick_size * 1.5;
+    // Few rows of many columns are not to be a hairline; many rows not to be a page.
+    double smallest = std::max(std::min(6.0, 260 / rows), std::min(style.tick_size * 1.3, 150 / rows));
+    if ((!map.row_names.empty() && map.row_group == 1) || map.numbers) smallest = style.tick_size * 1.5;
+    if (map.row_group > 1) smallest = std::max(smallest, style.tick_size * 1.5 / static_cast<double>(map.row_group));
     const double cell = std::clamp(grid.panel_width / (map.column_group > 1 ? static_cast<double>(groups(map)) : columns),
                                    smallest, std::max(smallest, style.tick_size * 2.2));
     grid.map_height = std::round(cell * rows);
-    grid.marks_height = map.marks.empty() ? 0 : line_height(tick_font) + style.space * 0.5;
+    grid.marks_height = map.marks.empty() && !labelled(map) ? 0 : line_height(tick_font) + style.space * 0.5;
     const double title = titled(map) ? line_height(label_font) + style.space * 0.25 : 0;
     const double below =
         line_height(tick_font) + style.space * 0.5 + (map.column_label.empty() ? 0 : line_height(label_font));
@@ -280,9 +299,9 @@ class HeatMapRenderer final : public Renderer {
     if (map.rows > 0 && map.columns > 0 && !panel.values.empty())
       canvas.painter.drawImage(cells, to_image(map, panel, scale, style, cells.size()));
     // Named rows are things of their own, not neighbours on an axis: a line sets them apart.
-    if (!map.row_names.empty())
-      for (std::int64_t row = 1; row < map.rows; ++row) {
-        const double at = cells.top() + cells.height() * static_cast<double>(row) / static_cast<double>(map.rows);
+    if (!map.row_names.empty() || map.row_group > 1)
+      for (std::int64_t group = 1; group < row_groups(map); ++group) {
+        const double at = cells.top() + cells.height() * static_cast<double>(group) / static_cast<double>(row_groups(map));
         canvas.line(cells.left(), at, cells.right(), at, style.background, style.space * 0.35);
       }
     for (std::int64_t group = 1; map.column_group > 1 && group < groups(map); ++group) {
@@ -294,20 +313,20 @@ class HeatMapRenderer final : public Renderer {
         const double at = cells.top() + cells.height() * static_cast<double>(row) / static_cast<double>(map.rows);
         canvas.line(cells.left(), at, cells.right(), at, style.background, style.space * 0.35);
       }
-    const double row_height = cells.height() / static_cast<double>(std::max<std::int64_t>(1, map.rows));
+    const double row_height = cells.height() / static_cast<double>(row_groups(map));
     paint_numbers(map, panel, canvas, cells, scale);
     if (first_column) {
       const auto every =
           std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(style.tick_size * 1.25 / row_height)));
-      for (std::int64_t row = 0; row < map.rows; row += every) {
+      for (std::int64_t row = 0; row < row_groups(map); row += every) {
         const std::string name = map.row_names.empty() ? std::to_string(row) : map.row_names[static_cast<std::size_t>(row)];
         canvas.text(cells.left() - style.space * 0.6,
                     cells.top() + (static_cast<double>(row) + 0.5) * row_height + style.tick_size * 0.36,
                     elided(name, tick_font, grid.left), tick_font, style.muted, Align::right);
       }
-      if (!map.row_label.empty() && titled(map))
-        canvas.text(cells.left() - style.space * 0.6, place.top() + ascent(label_font), map.row_label, tick_font,
-                    style.muted, Align::right);
+      if (!map.row_label.empty())
+        canvas.text(cells.left() - style.space * 0.6, place.top() + ascent(titled(map) ? label_font : tick_font),
+                    map.row_label, tick_font, style.muted, Align::right);
     }
     paint_column_ticks(map, canvas, cells);
   }
@@ -341,8 +360,8 @@ class HeatMapRenderer final : public Renderer {
       free_from = at + half + style.space * 0.75;
       canvas.text(at, baseline, tick.label, tick_font, style.muted, Align::center);
     }
-    canvas.text(cells.center().x(), baseline + line_height(label_font), map.column_label, tick_font, style.muted,
-                Align::center);
+    canvas.text(cells.center().x(), baseline + line_height(label_font),
+                elided(map.column_label, tick_font, cells.width() + gap(style)), tick_font, style.muted, Align::center);
   }
 
   // Where every number of the figure fits into its cell.
@@ -352,7 +371,7 @@ class HeatMapRenderer final : public Renderer {
     const Style& style = canvas.style;
     const double width = cells.width() / static_cast<double>(map.columns);
     const double height = cells.height() / static_cast<double>(map.rows);
-    if (numbers_width(map, style) + style.space * 0.4 > width || style.tick_size * 1.2 > height) return;
+    if (numbers_width(map, scale, style) + style.space * 0.4 > width || style.tick_size * 1.2 > height) return;
     for (std::int64_t row = 0; row < map.rows; ++row)
       for (std::int64_t column = 0; column < map.columns; ++column) {
         const float value = panel.values[static_cast<std::size_t>(row * map.columns + column)];
@@ -360,8 +379,8 @@ class HeatMapRenderer final : public Renderer {
         const Rgb rgb{static_cast<std::uint8_t>(ground.red()), static_cast<std::uint8_t>(ground.green()),
                       static_cast<std::uint8_t>(ground.blue())};
         canvas.text(cells.left() + (static_cast<double>(column) + 0.5) * width,
-                    cells.top() + (static_cast<double>(row) + 0.5) * height + style.tick_size * 0.36, number(map, value),
-                    style.font(style.tick_size), to_color(ink_on(rgb)), Align::center);
+                    cells.top() + (static_cast<double>(row) + 0.5) * height + style.tick_size * 0.36,
+                    number(map, scale, value), style.font(style.tick_size), to_color(ink_on(rgb)), Align::center);
       }
   }
 
@@ -413,6 +432,14 @@ std::vector<float> reduce_matrix(const std::vector<float>& values, std::int64_t 
 
 Table HeatMap::data() const {
   Table table;
+  const auto row_name = [&](std::int64_t row) {
+    if (row_group > 1) {
+      const std::int64_t group = row / row_group;
+      return (row_names.empty() ? std::to_string(group) : row_names[static_cast<std::size_t>(group)]) + "." +
+             std::to_string(row % row_group);
+    }
+    return row_names.empty() ? std::to_string(row) : row_names[static_cast<std::size_t>(row)];
+  };
   const auto value = [&](const Panel& panel, std::int64_t row, std::int64_t column) {
     return format_number(panel.values[static_cast<std::size_t>(row * columns + column)]);
   };
@@ -422,7 +449,7 @@ Table HeatMap::data() const {
                                 : column_names[static_cast<std::size_t>(column)];
   };
   table.columns.push_back(column_label.empty() ? "column" : column_label);
-  if (panels.size() == 1 && !row_names.empty() && column_group == 1) {
+  if (panels.size() == 1 && !row_names.empty() && column_group == 1 && row_group == 1) {
     // Named rows are series: one column each.
     table.columns.insert(table.columns.end(), row_names.begin(), row_names.end());
     for (std::int64_t column = 0; column < columns; ++column) {
@@ -437,9 +464,7 @@ Table HeatMap::data() const {
   for (const auto& panel : panels)
     for (std::int64_t row = 0; row < rows; ++row)
       for (std::int64_t column = 0; column < columns; ++column)
-        table.rows.push_back({panel.title,
-                              row_names.empty() ? std::to_string(row) : row_names[static_cast<std::size_t>(row)],
-                              column_name(column), value(panel, row, column)});
+        table.rows.push_back({panel.title, row_name(row), column_name(column), value(panel, row, column)});
   return table;
 }
 

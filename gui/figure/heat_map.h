@@ -37,8 +37,10 @@ struct HeatMap final : Figure {
   std::int64_t rows = 0, columns = 0;
   std::vector<Panel> panels;
   std::string row_label, column_label;         // "layer", "query head"
-  std::vector<std::string> row_names;          // [rows], or empty: the row's number
+  std::vector<std::string> row_names;          // [rows / row_group], or empty: the row's number
   std::vector<std::string> column_names = {};  // [columns], or empty: the column's number
+  // Rows that belong together: the heads of a layer. Groups are set apart, and row_names or numbers are theirs.
+  std::int64_t row_group = 1;
   // Columns that belong together: a head's own small map in a grid of heads. Groups are set apart, and numbered instead of
   // their columns.
   std::int64_t column_group = 1;

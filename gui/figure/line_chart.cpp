@@ -112,6 +112,10 @@ Extent y_extent(const LineChart& chart) {
 Axes axes_of(const LineChart& chart) {
   const Extent x = x_extent(chart), y = y_extent(chart);
   Axes axes{axis_range(chart.x, x.low, x.high), axis_range(chart.y, y.low, y.high), has_zero(chart)};
+  // Room for the names of marks above the data.
+  if (!chart.x_marks.empty() && !chart.y.maximum)
+    axes.y.high = chart.y.logarithmic ? axes.y.high * std::pow(axes.y.high / axes.y.low, 0.1)
+                                      : axes.y.high + 0.1 * (axes.y.high - axes.y.low);
   if (!chart.x.logarithmic && !chart.x.minimum && chart.x.integers && x.low <= x.high) {
     // Whole numbers: half a unit of room at either end instead of a start at 0.
     const double room = std::max(0.35, 0.02 * (x.high - x.low));

@@ -105,7 +105,7 @@ class TokenStripRenderer final : public Renderer {
     double x = area.left();
     const auto place = [&](const std::string& text, int level, bool marked) {
       const double width = text_width(text, style.font(style.label_size));
-      if (x > area.left() && x + width > area.right()) x = area.left(), y += row_height(style);
+      if (x > area.left() && x + width > area.right()) x = area.left(), y += row_height(style) + style.space * 0.4;
       if (canvas != nullptr) paint_piece(*canvas, x, y, width, text, level, marked);
       x += width + style.space * 1.5;
     };
@@ -124,7 +124,8 @@ class TokenStripRenderer final : public Renderer {
 Table TokenStrip::data() const {
   Table table{{"position", "token", "kept", "mark"}, {}};
   for (std::size_t i = 0; i < tokens.size(); ++i)
-    table.rows.push_back({std::to_string(i), printable(tokens[i].text), format_number(tokens[i].kept), tokens[i].mark});
+    table.rows.push_back({std::to_string(first + static_cast<std::int64_t>(i)), printable(tokens[i].text),
+                          format_number(tokens[i].kept), tokens[i].mark});
   return table;
 }
 

@@ -1,6 +1,8 @@
 // A text with its tokens marked by how many heads kept them.
 #pragma once
 
+#include <cstdint>
+
 #include "gui/figure/figure.h"
 
 namespace kvreplay::figure {
@@ -14,6 +16,7 @@ struct TokenStrip final : Figure {
     std::string mark = {};  // name of a marked stretch it belongs to ("needle"), or empty
   };
   std::vector<Token> tokens;
+  std::int64_t first = 0;  // position of the first token in the text
   std::string value_label = "share of heads that keep the token";
 
   std::string_view kind() const override { return "token_strip"; }

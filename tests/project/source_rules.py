@@ -42,6 +42,7 @@ REGISTRIES = [
     ("core/policy/policies.def", "core/policy/presets", "_policy()"),
     ("core/metric/metrics.def", "core/metric/metrics", "_metric()"),
     ("gui/window/panels.def", "gui/window/panels", "_panel()"),
+    ("gui/figure_kinds/kinds.def", "gui/figure_kinds/kinds", "_kind()"),
 ]
 
 HDF5_HEADER = re.compile(r'#\s*include\s*[<"](?:hdf5|hdf5_hl|H5\w*)\.h[>"]')
