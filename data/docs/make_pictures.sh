@@ -1,15 +1,39 @@
 #!/usr/bin/env bash
-# Makes the picture of README.md from the report that the quickstart wrote: a screenshot by headless Chromium.
+# Makes the pictures of README.md and data/docs/figures.md from what the quickstart wrote: the figures by kvreplay figure, the
+# report by a screenshot of headless Chromium.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-report=build/quickstart/report.html
-if [ ! -f "$report" ] || ! command -v chromium >/dev/null; then
-  echo "needs $report (run trace_tools/quickstart.sh) and chromium (apt-get install chromium)" >&2
+out=build/quickstart
+kvreplay=${KVREPLAY_PROGRAM:-build/release/bin/kvreplay}
+if [ ! -f "$out/report.html" ] || [ ! -x "$kvreplay" ]; then
+  echo "needs $out/report.html and $kvreplay (run trace_tools/quickstart.sh)" >&2
   exit 1
 fi
+
+mkdir -p data/docs/figures
+figure() { "$kvreplay" figure "$@" --width 520 -o "data/docs/figures/$1.png"; }
+figure error_by_budget $out/results.h5
+figure table $out/results.h5
+figure policy_by_layer $out/results.h5 --minus snapkv
+figure head_grid $out/results.h5 --policy snapkv
+figure eviction_map $out/trace.h5 --policy tova --budget 10%
+figure token_strip $out/results.h5 --policy snapkv
+figure redistribution $out/results.h5 --policy snapkv
+figure cost_by_context data/published/restkv_latency.csv data/published/restkv_memory.csv --bandwidth 2039 --weights 14.5 \
+  --bytes_per_token 131072 --kept 1024
+sweep=$(mktemp -d)
 profile=$(mktemp -d)
-trap 'rm -rf "$profile"' EXIT
+trap 'rm -rf "$sweep" "$profile"' EXIT
+policies=()
+for alpha in 0.1 0.2 0.3 0.5 0.7 0.9; do policies+=(--policy "restkv:alpha=$alpha"); done
+"$kvreplay" replay $out/trace.h5 "${policies[@]}" --budget 5%,10%,20% --out "$sweep/sensitivity.h5"
+figure sensitivity "$sweep/sensitivity.h5"
+
+if ! command -v chromium >/dev/null; then
+  echo "the report's picture needs chromium (apt-get install chromium)" >&2
+  exit 1
+fi
 # --no-sandbox: Chromium's sandbox does not start for root; the page is our own.
 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$profile" --window-size=1000,915 \
-  --screenshot=data/docs/report.png "file://$PWD/$report"
+  --screenshot=data/docs/report.png "file://$PWD/$out/report.html"

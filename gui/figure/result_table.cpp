@@ -47,8 +47,10 @@ std::vector<std::size_t> row_order(const ResultTable& table) {
   return order;
 }
 
-bool has_groups(const ResultTable& table) {
-  return std::any_of(table.columns.begin(), table.columns.end(), [](const auto& column) { return !column.group.empty(); });
+bool has_groups(const ResultTable& table, std::size_t first, std::size_t end) {
+  return std::any_of(table.columns.begin() + static_cast<std::ptrdiff_t>(first),
+                     table.columns.begin() + static_cast<std::ptrdiff_t>(end),
+                     [](const auto& column) { return !column.group.empty(); });
 }
 
 std::string latex_text(const std::string& text) {
@@ -83,16 +85,22 @@ class ResultTableRenderer final : public Renderer {
  private:
   static double row_height(const Style& style) { return std::ceil(style.label_size * 1.6); }
 
+  // Room for the widest interval of a column, right of its values; 0 where there are none.
+  static double half_width_room(const ResultTable& table, std::size_t column, const Style& style) {
+    double widest = 0;
+    for (std::size_t row = 0; row < table.rows.size(); ++row)
+      widest = std::max(widest, text_width(half_width_text(table, row, column), style.font(style.tick_size)));
+    return widest > 0 ? widest + style.space * 0.4 : 0;
+  }
+
   static double column_width_of(const ResultTable& table, std::size_t column, const Style& style) {
-    const QFont bold = style.font(style.label_size, true), small = style.font(style.tick_size);
+    const QFont bold = style.font(style.label_size, true);
     double widest = 0;
     for (const auto& line : title_lines(table, column, style))
       widest = std::max(widest, text_width(line, style.font(style.label_size)));
-    for (std::size_t row = 0; row < table.rows.size(); ++row) {
-      const std::string half = half_width_text(table, row, column);
-      widest = std::max(widest, text_width(table.text(row, column), bold) +
-                                    (half.empty() ? 0 : style.space * 0.4 + text_width(half, small)));
-    }
+    const double half = half_width_room(table, column, style);
+    for (std::size_t row = 0; row < table.rows.size(); ++row)
+      widest = std::max(widest, text_width(table.text(row, column), bold) + half);
     return widest;
   }
 
@@ -139,7 +147,7 @@ class ResultTableRenderer final : public Renderer {
     };
     rule(style.line_width);
     y += style.space * 0.4;
-    if (has_groups(table)) {
+    if (has_groups(table, first, end)) {
       if (canvas != nullptr) paint_groups(table, first, end, right, *canvas, y);
       y += row;
     }
@@ -207,12 +215,8 @@ class ResultTableRenderer final : public Renderer {
       const int rank = table.rank(row, column);
       const QFont own = style.font(style.label_size, rank == 1);
       const std::string text = table.text(row, column), half = half_width_text(table, row, column);
-      double x = right[column - first];
-      if (!half.empty()) {
-        const QFont small = style.font(style.tick_size);
-        canvas.text(x, y, half, small, style.muted, Align::right);
-        x -= text_width(half, small) + style.space * 0.4;
-      }
+      canvas.text(right[column - first], y, half, style.font(style.tick_size), style.muted, Align::right);
+      const double x = right[column - first] - half_width_room(table, column, style);
       canvas.text(x, y, text, own, color, Align::right);
       // Drawn, because an SVG's text has no underline.
       if (rank == 2)
@@ -253,7 +257,7 @@ std::string ResultTable::latex() const {
   if (!subtitle.empty()) out += "% " + printable(subtitle) + "\n";
   for (const auto& [key, value] : provenance) out += "% " + printable(key) + ": " + printable(value) + "\n";
   out += "% \\usepackage{booktabs}\n\\begin{tabular}{l" + std::string(columns.size(), 'r') + "}\n\\toprule\n";
-  if (has_groups(*this)) {
+  if (has_groups(*this, 0, columns.size())) {
     std::string rules;
     for (std::size_t begin = 0, end = 0; begin < columns.size(); begin = end) {
       for (end = begin; end < columns.size() && columns[end].group == columns[begin].group; ++end) {

@@ -19,6 +19,8 @@
 #include "gui/figure/canvas.h"
 #include "gui/figure/heat_map.h"
 #include "gui/figure/line_chart.h"
+#include "gui/figure/redistribution.h"
+#include "gui/figure/result_table.h"
 #include "gui/figure/token_strip.h"
 
 namespace kvreplay::figure {
@@ -160,6 +162,129 @@ TokenStrip strip() {
   return strip;
 }
 
+// Long names, more policies than colours, a line of one point, a value that is missing, zeros on a logarithmic axis.
+LineChart hard_chart() {
+  LineChart chart;
+  chart.title = "Twelve policies whose names say every parameter, on a logarithmic axis with zeros";
+  chart.x = {.label = "budget (tokens per head)", .logarithmic = true, .minimum = {}, .maximum = {}, .ticks = {}};
+  chart.y = {.label = "relative error", .logarithmic = true, .minimum = {}, .maximum = {}, .ticks = {}};
+  for (int policy = 0; policy < 12; ++policy) {
+    Series series;
+    series.name = "compose:indicator=reconstruction,temporal=ema,alpha=0." + std::to_string(policy) + ",kernel=7";
+    for (int i = 0; i < (policy == 3 ? 1 : 4); ++i) {
+      series.x.push_back(64 << i);
+      series.y.push_back(policy == 5 && i == 2 ? nan_value : policy == 7 && i > 1 ? 0 : std::pow(0.5, i) / (policy + 1));
+    }
+    chart.series.push_back(series);
+  }
+  for (const char* bound : {"oracle_attention", "oracle_output"}) {
+    Series series;
+    series.name = bound;
+    series.reference = true;
+    series.x = {64, 512}, series.y = {0.06, bound[7] == 'a' ? 0.01 : 0.006};
+    chart.series.push_back(series);
+  }
+  return chart;
+}
+
+// Time and memory: panels with axes of their own, a floor without markers, a place that is named.
+LineChart cost_chart() {
+  LineChart chart;
+  chart.title = "Time and memory against context";
+  chart.x = {.label = "context (tokens)", .logarithmic = true, .minimum = {}, .maximum = {}, .ticks = {}};
+  Axis time, memory;
+  time.logarithmic = true;
+  const std::vector<double> contexts = {4096, 16384, 65536, 262144};
+  for (double context : contexts) chart.x.ticks.push_back({context, number_label(context / 1024) + "k"});
+  Series full{.name = "full", .x = contexts, .y = {29, 35, 60, 180}, .style = 0};
+  Series floor{.name = "floor", .x = contexts, .y = {5, 5.6, 8, 18}, .reference = true, .line_only = true};
+  Series bytes{.name = "full", .x = contexts, .y = {15, 16.6, 23, 48}, .style = 0};
+  chart.panels = {{"time per token (ms)", {full, floor}, time}, {"peak memory (GB)", {bytes}, memory}};
+  chart.x_marks = {{32768, "window"}};
+  return chart;
+}
+
+// When tokens died, by layer and head.
+HeatMap death_map() {
+  HeatMap map;
+  map.title = "When h2o evicts each token";
+  map.rows = 6, map.columns = 40;
+  map.row_group = 2, map.row_names = {"0", "3", "5"};
+  map.row_label = "layer", map.column_label = "position";
+  map.first_column = 100;
+  map.value_label = "decode step after which the token was evicted";
+  map.color_start = 0.25;
+  map.minimum = 1, map.maximum = 8;
+  map.states = {{0, "evicted when the prompt ended", false}, {9, "kept to the end", true}};
+  map.marks = {{12, 18, "needle"}};
+  HeatMap::Panel panel;
+  for (int i = 0; i < 240; ++i) panel.values.push_back(static_cast<float>(i % 7 == 0 ? 9 : i % 5 == 0 ? i % 8 + 1 : 0));
+  panel.values[41] = nan_value;
+  map.panels.push_back(panel);
+  return map;
+}
+
+HeatMap number_map() {
+  HeatMap map;
+  map.title = "Evidence recall by depth and length";
+  map.rows = 3, map.columns = 3;
+  map.row_names = {"0–33 %", "33–67 %", "67–100 %"}, map.column_names = {"1k", "8k", "128k"};
+  map.row_label = "depth", map.column_label = "prompt (tokens)";
+  map.value_label = "Evidence recall";
+  map.color_map = ColorMap::cividis;
+  map.numbers = true;
+  map.minimum = 0, map.maximum = 1;
+  map.panels = {{"snapkv", {0, 0.5F, 1, 0.25F, nan_value, 0.004F, 0.1F, 0.2F, 0.3F}},
+                {"restkv", {1, 1, 1, 0.5F, 0.5F, 0.5F, 0, 0, 0}}};
+  return map;
+}
+
+// Each head's own small map.
+HeatMap grouped_map() {
+  HeatMap map;
+  map.title = "What each head keeps of the text";
+  map.rows = 3, map.columns = 4 * 16;
+  map.column_group = 16;
+  map.row_label = "layer", map.column_label = "KV head";
+  map.value_label = "share of the tokens of a stretch";
+  map.color_map = ColorMap::cividis;
+  map.minimum = 0, map.maximum = 1;
+  HeatMap::Panel panel;
+  for (int i = 0; i < 3 * 64; ++i) panel.values.push_back(static_cast<float>(i % 16 == 15 ? 1 : i * 13 % 17 / 40.0));
+  map.panels.push_back(panel);
+  return map;
+}
+
+RedistributionChart redistribution() {
+  RedistributionChart chart;
+  chart.title = "Where the evicted attention goes";
+  chart.subtitle = "snapkv, budget 512 tokens per head; layer 3, query head 1, decode step 7";
+  chart.has_factors = true;
+  chart.factors = {0.774, 1.97, 0.92, 1.6574};
+  chart.sections = {
+      {"Attention by region",
+       {{"sinks", 0.045, 0.198}, {"first third", 0.431, 0.0066}, {"recent", 0.1, 0.444}, {"generated", 0, 0}}},
+      {"Kept tokens that receive most", {{" is", 0.045, 0.198, "position 4,083"}, {"\n\xff", 0.003, 0.013, "position 12"}}},
+      {"Evicted tokens that had most",
+       {{" a-very-long-token-that-goes-on-and-on-and-on", 0.048, 0, "position 1,030", true},
+        {"4", 0.00001, 0, "position 1,033", true}}}};
+  return chart;
+}
+
+ResultTable result_table() {
+  ResultTable table;
+  table.title = "Layer output error by budget";
+  table.subtitle = "Mean over 4 traces; bold: best, underlined: second";
+  table.provenance = {{"command", "kvreplay figure table r.h5"}};
+  table.row_label = "policy";
+  table.columns = {{"budget", "128"}, {"budget", "1,024"}, {"", "evidence recall", true}, {"", "bytes", false, false}};
+  table.rows = {{"random", {0.705, 0.446, 0.1, 512}, {0.02, 0.01, nan_value, nan_value}},
+                {"snapkv", {0.28404, 0.11, 0.313, 512}, {0.021, 0.012, 0.1, nan_value}},
+                {"restkv_50%", {0.28396, 0.123, nan_value, 512}, {}},
+                {"oracle", {0.2, 0.05, 0.5, 512}, {}, true}};
+  return table;
+}
+
 struct Example {
   const char* name;
   std::unique_ptr<Figure> figure;
@@ -183,6 +308,19 @@ std::vector<Example> examples() {
   all.push_back({"heat_map_narrow", own(head_map()), {.width = 360}});
   all.push_back({"heat_map_positions", own(position_map()), {}});
   all.push_back({"heat_map_difference", own(difference_map()), {.medium = Medium::print, .width = column_width}});
+  all.push_back({"line_chart_hard", own(hard_chart()), {.medium = Medium::print, .width = column_width}});
+  all.push_back({"line_chart_hard_dark", own(hard_chart()), {.dark = true, .width = 1000}});
+  all.push_back({"line_chart_own_axes", own(cost_chart()), {.medium = Medium::print, .width = page_width}});
+  all.push_back({"heat_map_states", own(death_map()), {}});
+  all.push_back(
+      {"heat_map_states_narrow_dark", own(death_map()), {.medium = Medium::print, .dark = true, .width = column_width}});
+  all.push_back({"heat_map_numbers", own(number_map()), {.medium = Medium::print, .width = column_width}});
+  all.push_back({"heat_map_groups", own(grouped_map()), {.width = 420}});
+  all.push_back({"redistribution_screen", own(redistribution()), {}});
+  all.push_back(
+      {"redistribution_narrow_dark", own(redistribution()), {.medium = Medium::print, .dark = true, .width = column_width}});
+  all.push_back({"result_table_screen", own(result_table()), {}});
+  all.push_back({"result_table_narrow", own(result_table()), {.medium = Medium::print, .width = 200}});
   all.push_back({"token_strip_screen", own(strip()), {}});
   all.push_back({"token_strip_narrow_dark", own(strip()), {.dark = true, .width = 360}});
   return all;
@@ -270,6 +408,9 @@ TEST(Figure, EmptyDataStillDraws) {
   EXPECT_FALSE(render_figure(LineChart{}, Format::svg).empty());
   EXPECT_FALSE(render_figure(HeatMap{}, Format::svg).empty());
   EXPECT_FALSE(render_figure(TokenStrip{}, Format::svg).empty());
+  EXPECT_FALSE(render_figure(RedistributionChart{}, Format::svg).empty());
+  EXPECT_FALSE(render_figure(ResultTable{}, Format::svg).empty());
+  EXPECT_NE(render_figure(LineChart{}, Format::svg).find(">no values</text>"), std::string::npos);
   LineChart all_nan;
   all_nan.y.logarithmic = true;
   all_nan.series.push_back({.name = "nothing", .x = {1, 2}, .y = {nan_value, nan_value}});
@@ -284,6 +425,53 @@ TEST(Figure, DataTableHasARowForEveryPoint) {
   EXPECT_EQ(head_map().data().csv().substr(0, 27), "panel,layer,query head,shar");
   EXPECT_EQ(position_map().data().rows.size(), 4096U);  // named rows are columns of their own
   EXPECT_EQ(position_map().data().columns[2], "snapkv");
+}
+
+TEST(FigureLineChart, ManyPointsKeepTheirPeakAndTheirGap) {
+  const auto drawn = [](double peak, bool gap) {
+    LineChart chart;
+    chart.y.minimum = 0, chart.y.maximum = 2;
+    Series series;
+    for (int i = 0; i < 131072; ++i) {
+      series.x.push_back(i);
+      series.y.push_back(i == 77777 ? peak : gap && i > 100000 && i < 110000 ? nan_value : 1);
+    }
+    chart.series = {series};
+    EXPECT_EQ(chart.data().rows.size(), 131072U) << "the data is not decimated";
+    return render_figure(chart, Format::svg);
+  };
+  const auto lines = [](const std::string& svg) {
+    std::size_t count = 0;
+    for (std::size_t at = 0; (at = svg.find("<polyline", at)) != std::string::npos; ++at) ++count;
+    return count;
+  };
+  const std::string with_peak = drawn(2, true);
+  EXPECT_LT(with_peak.size(), 400000U) << "a few points a pixel column";
+  EXPECT_NE(with_peak, drawn(1, true)) << "one point of 131,072 is seen";
+  EXPECT_LT(lines(drawn(1, true)) + 30, lines(drawn(1, false))) << "a gap of 8 % of the points is no line";
+}
+
+TEST(FigureTable, RanksByWhatIsPrintedAndLeavesReferencesOut) {
+  const ResultTable table = result_table();
+  EXPECT_EQ(table.text(1, 0), "0.284");
+  EXPECT_EQ(table.text(2, 0), "0.284");
+  EXPECT_EQ(table.rank(1, 0), 1);
+  EXPECT_EQ(table.rank(2, 0), 1) << "a difference that is not printed is none";
+  EXPECT_EQ(table.rank(0, 0), 2);
+  EXPECT_EQ(table.rank(3, 0), 0) << "a bound competes with nobody";
+  EXPECT_EQ(table.rank(1, 2), 1) << "higher is better";
+  EXPECT_EQ(table.rank(2, 2), 0) << "no value";
+  EXPECT_EQ(table.rank(0, 3), 0) << "not ranked";
+  EXPECT_EQ(table.text(2, 2), "–");
+}
+
+TEST(FigureTable, LatexIsEscapedRankedAndRuled) {
+  const std::string latex = result_table().latex();
+  for (const char* part :
+       {"\\begin{tabular}{lrrrr}", "\\multicolumn{2}{c}{budget}", "\\cmidrule(lr){2-3}", "restkv\\_50\\% & \\textbf{0.284}",
+        "\\underline{0.705} {\\scriptsize$\\pm$0.020}", "% command: kvreplay figure table r.h5", "& -- &", "\\bottomrule"})
+    EXPECT_NE(latex.find(part), std::string::npos) << part << "\n" << latex;
+  EXPECT_GT(latex.find("oracle"), latex.rfind("\\midrule")) << "below a rule of its own";
 }
 
 TEST(FigureAxis, LinearTicksAreNiceAndInside) {

@@ -17,6 +17,6 @@ struct ReportFigure {
 };
 
 // Those that the runs have data for; `group` is the budget of the ones that show a single budget.
-std::vector<ReportFigure> report_figures(const ReportSources& sources, const BudgetGroup& group);
+std::vector<ReportFigure> report_figures(const ReportSources& sources, const BudgetGroup& group, Job& job);
 
 }  // namespace kvreplay::cli

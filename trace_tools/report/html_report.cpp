@@ -227,7 +227,7 @@ std::string figure_html(const ReportFigure& one) {
 }
 
 std::string figures_html(const ReportSources& sources, const BudgetGroup& group, Job& job) {
-  const auto figures = report_figures(sources, group);
+  const auto figures = report_figures(sources, group, job);
   std::string html;
   job.begin("drawing figures", static_cast<double>(figures.size()), "figures");
   double done = 0;

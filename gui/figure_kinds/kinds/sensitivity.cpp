@@ -39,13 +39,14 @@ std::string others(const RunSummary& run, const std::string& parameter) {
 // The parameter that has several values while all others are the same.
 std::string chosen_parameter(const FigureRequest& request, const std::vector<const RunSummary*>& runs) {
   const std::string& asked = request.options.text("parameter");
-  std::map<std::string, std::set<std::string>> values;
+  std::map<std::string, std::map<std::string, std::set<std::string>>> values;  // by parameter and by everything else
   for (const RunSummary* run : runs)
     for (const auto& [key, value] : parameters_of(*run))
-      if (number_of(value)) values[key].insert(value);
+      if (number_of(value)) values[key][others(*run, key)].insert(value);
   std::vector<std::string> varying;
-  for (const auto& [key, all] : values)
-    if (all.size() > 1) varying.push_back(key);
+  for (const auto& [key, settings] : values)
+    if (std::any_of(settings.begin(), settings.end(), [](const auto& setting) { return setting.second.size() > 1; }))
+      varying.push_back(key);
   if (asked != "auto") {
     if (std::find(varying.begin(), varying.end(), asked) != varying.end()) return asked;
     throw figure_error(request, "no policy was run with several values of \"" + printable(asked) + "\"",

@@ -135,21 +135,32 @@ bool tells_apart(const ValueTable& values, const std::string& rows, const std::s
   return true;
 }
 
+// For axes that are "auto": the first pair of columns of the table that has one value a cell, else policy and task.
+void choose_axes(const ValueTable& values, std::string& rows, std::string& columns) {
+  const auto candidates = [](const std::string& asked, std::vector<std::string> all) {
+    return asked == "auto" ? std::move(all) : std::vector<std::string>{asked};
+  };
+  const auto several = [&](const std::string& column) { return values.distinct(column).size() > 1; };
+  const auto all_rows = candidates(rows, {"policy", "setting"});
+  const auto all_columns = candidates(columns, {"task", "context", "budget", "model", "metric"});
+  for (bool both : {true, false})
+    for (const auto& row : all_rows)
+      for (const auto& column : all_columns) {
+        if (!several(row) || (both && !several(column)) || !tells_apart(values, row, column)) continue;
+        rows = row, columns = column;
+        return;
+      }
+  rows = all_rows.front(), columns = all_columns.front();
+}
+
 std::unique_ptr<Figure> from_table(const FigureRequest& request) {
   ValueTable values = table_of(request);
   if (request.options.text("policy") != "all") values = values.only("policy", split(request.options.text("policy"), ';'));
   if (values.size() == 0) throw figure_error(request, "the table has none of these policies");
   std::string columns = request.options.text("columns");
 
-  const std::string rows = request.options.text("rows") == "auto"
-                               ? (values.distinct("policy").size() > 1 ? "policy" : "setting")
-                               : request.options.text("rows");
-  // The first column that tells all values of a row apart, else the first with several texts.
-  for (const bool apart : {true, false})
-    for (const char* candidate : {"task", "context", "budget", "model", "metric"})
-      if (columns == "auto" && values.distinct(candidate).size() > 1 && (!apart || tells_apart(values, rows, candidate)))
-        columns = candidate;
-  if (columns == "auto") columns = "task";
+  std::string rows = request.options.text("rows");
+  choose_axes(values, rows, columns);
   if (!values.has(columns))
     throw figure_error(request, "the table has no column \"" + printable(columns) + "\"",
                        "--columns names one of the table's");
