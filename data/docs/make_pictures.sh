@@ -12,7 +12,7 @@ if [ ! -f "$out/report.html" ] || [ ! -x "$kvreplay" ]; then
 fi
 
 mkdir -p data/docs/figures
-figure() { "$kvreplay" figure "$@" --width 520 -o "data/docs/figures/$1.png"; }
+figure() { "$kvreplay" figure "$@" --width 520 -o "data/docs/figures/$1.svg"; }
 figure error_by_budget $out/results.h5
 figure table $out/results.h5
 figure policy_by_layer $out/results.h5 --minus snapkv
@@ -22,18 +22,17 @@ figure token_strip $out/results.h5 --policy snapkv
 figure redistribution $out/results.h5 --policy snapkv
 figure cost_by_context data/published/restkv_latency.csv data/published/restkv_memory.csv --bandwidth 2039 --weights 14.5 \
   --bytes_per_token 131072 --kept 1024
-sweep=$(mktemp -d)
-profile=$(mktemp -d)
-trap 'rm -rf "$sweep" "$profile"' EXIT
 policies=()
 for alpha in 0.1 0.2 0.3 0.5 0.7 0.9; do policies+=(--policy "restkv:alpha=$alpha"); done
-"$kvreplay" replay $out/trace.h5 "${policies[@]}" --budget 5%,10%,20% --out "$sweep/sensitivity.h5"
-figure sensitivity "$sweep/sensitivity.h5"
+"$kvreplay" replay $out/trace.h5 "${policies[@]}" --budget 5%,10%,20% --out $out/sensitivity.h5
+figure sensitivity $out/sensitivity.h5
 
 if ! command -v chromium >/dev/null; then
   echo "the report's picture needs chromium (apt-get install chromium)" >&2
   exit 1
 fi
+profile=$(mktemp -d)
+trap 'rm -rf "$profile"' EXIT
 # --no-sandbox: Chromium's sandbox does not start for root; the page is our own.
 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$profile" --window-size=1000,915 \
   --screenshot=data/docs/report.png "file://$PWD/$out/report.html"
