@@ -113,6 +113,39 @@ Memory memory_of([[maybe_unused]] Backend& backend) {
   return {};
 }
 
+using Backends = std::vector<Backend*>;
+
+// How many devices these backends have between them. Several may share one; all of one kind take turns with the devices.
+std::size_t device_count(const Backends& backends, const std::string& choice) {
+  if (choice.find(':') != std::string::npos) return 1;
+  for (const BackendKind& kind : backend_kinds()) {
+    if (kind.name != backends.front()->name()) continue;
+    std::string why;
+    const auto devices = kind.devices(why);
+    const auto usable = std::count_if(devices.begin(), devices.end(), [](const auto& d) { return d.unusable.empty(); });
+    return std::max<std::size_t>(1, static_cast<std::size_t>(usable));
+  }
+  return 1;
+}
+
+// The most that any device holds beyond what it held before.
+class MemoryWatch {
+ public:
+  MemoryWatch(const Backends& backends, std::size_t devices) : backends_(backends), devices_(devices) {
+    for (Backend* backend : backends_) before_.push_back(memory_of(*backend).now);
+  }
+  std::int64_t most() const {
+    std::vector<std::int64_t> held(devices_, 0);
+    for (std::size_t b = 0; b < backends_.size(); ++b) held[b % devices_] += memory_of(*backends_[b]).peak - before_[b];
+    return *std::max_element(held.begin(), held.end());
+  }
+
+ private:
+  const Backends& backends_;
+  std::size_t devices_;
+  std::vector<std::int64_t> before_;
+};
+
 // ---- what is measured --------------------------------------------------------------------------------------------------
 
 struct Work {
@@ -310,24 +343,39 @@ class Operations {
 
 // ---- whole replays -----------------------------------------------------------------------------------------------------
 
-// Reads so many bytes of the file with 8 threads and forgets them: seconds.
+constexpr int plain_readers = 8;
+
+// Reads the file's first `bytes` with 8 threads and forgets them: seconds.
 double plain_read_seconds(const std::string& path, double bytes) {
-  constexpr int readers = 8;
   constexpr std::int64_t piece = std::int64_t{8} << 20;
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) throw Error(path, std::strerror(errno));
+  std::atomic<int> failure = 0;
   const double seconds = seconds_of([&] {
     std::atomic<std::int64_t> next = 0;
+    const auto read = [&] {
+      std::vector<char> buffer(piece);
+      for (std::int64_t at = next.fetch_add(piece); static_cast<double>(at) < bytes; at = next.fetch_add(piece)) {
+        const double left = bytes - static_cast<double>(at);
+        const auto end = at + static_cast<std::int64_t>(std::min(left, static_cast<double>(piece)));
+        for (std::int64_t done = at; done < end;) {
+          const ssize_t got = pread(file, buffer.data(), static_cast<std::size_t>(end - done), done);
+          if (got < 0 && errno == EINTR) continue;
+          if (got <= 0) {
+            failure = got < 0 ? errno : ENODATA;
+            return;
+          }
+          done += got;
+        }
+      }
+    };
     std::vector<std::thread> threads;
-    for (int reader = 0; reader < readers; ++reader)
-      threads.emplace_back([&] {
-        std::vector<char> buffer(piece);
-        for (std::int64_t at = next.fetch_add(piece); static_cast<double>(at) < bytes; at = next.fetch_add(piece))
-          if (pread(file, buffer.data(), buffer.size(), at) <= 0) return;
-      });
+    for (int reader = 0; reader < plain_readers; ++reader) threads.emplace_back(read);
     for (auto& thread : threads) thread.join();
   });
   close(file);
+  if (failure == ENODATA) throw Error(path, "is shorter than its keys, values and queries", "measure an uncompressed trace");
+  if (failure != 0) throw Error(path, std::string("cannot be read: ") + std::strerror(failure));
   return seconds;
 }
 
@@ -347,9 +395,11 @@ struct Folder {
 };
 
 std::vector<Measured> replays(const Trace& trace, const Strings& policies, const std::string& budget, int runs,
-                              Backend& backend, Job& job) {
+                              const Backends& backends, std::size_t devices, Job& job) {
   double bytes = 0;
   for (const int layer : trace.layers()) bytes += static_cast<double>(trace.layer_bytes(layer));
+  // Of a compressed trace the floor is all of the file.
+  bytes = std::min(bytes, static_cast<double>(std::filesystem::file_size(trace.path())));
   plain_read_seconds(trace.path(), bytes);  // the file is in the page cache from here on
   const double floor = std::min(plain_read_seconds(trace.path(), bytes), plain_read_seconds(trace.path(), bytes));
   std::vector<Measured> rows;
@@ -359,13 +409,13 @@ std::vector<Measured> replays(const Trace& trace, const Strings& policies, const
     request.policies = {parse_policy(policy)};
     request.budgets = {Budget::parse(budget)};
     std::vector<double> seconds;
-    const Memory before = memory_of(backend);
+    const MemoryWatch memory(backends, devices);
     for (int run = 0; run < runs; ++run) {
       Job quiet;
       job.check();
       seconds.push_back(seconds_of([&] {
         ResultsWriter results(folder.path + "/r.h5");
-        replay(trace, request, backend, results, quiet);
+        replay(trace, request, backends, results, quiet);
         results.finish();
       }));
     }
@@ -373,7 +423,7 @@ std::vector<Measured> replays(const Trace& trace, const Strings& policies, const
     row.median = median_of(seconds);
     row.fastest = *std::min_element(seconds.begin(), seconds.end());
     row.runs = runs;
-    row.memory = memory_of(backend).peak - before.now;
+    row.memory = memory.most();
     row.floor = floor;
     row.bound = "reading";
     rows.push_back(std::move(row));
@@ -397,7 +447,7 @@ ReplayRequest sweep_request() {
 }
 
 // From layers in the host's memory to a results file with every metric's means.
-Measured sweep_of(const GeneratedShape& shape, const Counts& counts, const std::vector<Backend*>& backends,
+Measured sweep_of(const GeneratedShape& shape, const Counts& counts, const Backends& backends, std::size_t devices,
                   const Rates& rates, int runs, Job& job) {
   job.begin("generating " + std::to_string(shape.layers) + " layers", 1, "");
   const auto trace = make_generated_trace(shape);
@@ -413,7 +463,7 @@ Measured sweep_of(const GeneratedShape& shape, const Counts& counts, const std::
                                         4 * counts.heads * counts.steps * kept * counts.d);
   const Folder folder;
   std::vector<double> seconds;
-  const Memory before = memory_of(*backends.front());
+  const MemoryWatch memory(backends, devices);
   for (int run = 0; run < runs; ++run) {
     job.check();
     seconds.push_back(seconds_of([&] {
@@ -426,9 +476,12 @@ Measured sweep_of(const GeneratedShape& shape, const Counts& counts, const std::
   row.median = median_of(seconds);
   row.fastest = *std::min_element(seconds.begin(), seconds.end());
   row.runs = runs;
-  row.memory = memory_of(*backends.front()).peak - before.now;
+  row.memory = memory.most();
   Rates to_device = rates;
   if (rates.from_host > 0) to_device.read = rates.from_host;  // every byte crosses once
+  const auto at_work = static_cast<double>(std::min(devices, static_cast<std::size_t>(shape.layers)));
+  to_device.read *= at_work;
+  to_device.matrix *= at_work;
   set_floor(row, to_device);
   return row;
 }
@@ -451,9 +504,10 @@ synthetic layers of 32 query heads over 8 KV heads, d 128, C 4,096, float16, win
 
 Beside each median stands its floor: the larger of bytes / rate and operations / rate, counting what no implementation can
 do without (each key and value read once, each product computed once, rows that are ranked written and read once). Data
-is larger than the caches: layers are taken in turn. Memory is the device's, at most, beyond the layers themselves. The
-floor of a whole replay is a plain read of the same keys, values and queries by 8 threads, from the page cache; that of a
-sweep counts every byte once from pinned memory to the device.)";
+is larger than the caches: layers are taken in turn. Memory is the device's, at most, beyond the layers themselves. Whole
+replays and sweeps use every device that --backend names. The floor of a whole replay is a plain read of as many bytes as
+the keys, values and queries have, by 8 threads, from the page cache; that of a sweep counts every byte once from pinned
+memory to the device, and divides by the devices.)";
   }
   void declare(options::options_description& visible, options::options_description&,
                options::positional_options_description&) const override {
@@ -480,12 +534,16 @@ sweep counts every byte once from pinned memory to the device.)";
     if (values.count("runs") != 0 && values["runs"].as<int>() < 1) throw Error("--runs", "must be at least 1");
     if (values.count("trace") == 0 && values.count("policy") != 0)
       throw UsageError("kvreplay bench", "--policy is for whole replays", "give --trace, or choose rows with --only");
-    const auto backend = chosen_backend(call);
+    const auto owned = chosen_backends(call);
+    Backends backends;
+    for (const auto& one : owned) backends.push_back(one.get());
+    Backend* backend = backends.front();
     const std::int64_t tokens = values.count("tokens") != 0 ? values["tokens"].as<std::int64_t>()
                                 : backend->name() == "cpu"  ? 4096
                                                             : 131072;
     if (values.count("trace") == 0) check_sizes(values, tokens);
     const std::string choice = values["backend"].as<std::string>();
+    const std::size_t devices = device_count(backends, choice);
     const std::size_t colon = choice.find(':');
     const Rates rates = rates_of(backend->name(), colon == std::string::npos ? 0 : std::stoi(choice.substr(colon + 1)));
     const bool on_cpu = backend->name() == "cpu";
@@ -497,11 +555,12 @@ sweep counts every byte once from pinned memory to the device.)";
           open_trace(values["trace"].as<std::string>(), values.count("trusted") != 0 ? Trust::trusted : Trust::automatic);
       const Strings policies =
           values.count("policy") != 0 ? values["policy"].as<Strings>() : Strings{"snapkv", "restkv", "restkv@released"};
-      rows = replays(*trace, policies, std::to_string(values["budget"].as<std::int64_t>()), runs, *backend, call.job);
-      what = trace->path();
+      rows =
+          replays(*trace, policies, std::to_string(values["budget"].as<std::int64_t>()), runs, backends, devices, call.job);
+      what = trace->path() + on_devices(devices);
     } else if (values.count("sweep") != 0) {
-      rows = {sweep(call, rates, tokens, values.count("runs") != 0 ? runs : 3)};
-      what = std::to_string(tokens) + " tokens";
+      rows = {sweep(call, rates, backends, devices, tokens, values.count("runs") != 0 ? runs : 3)};
+      what = std::to_string(tokens) + " tokens" + on_devices(devices);
     } else {
       rows = synthetic(call, *backend, rates, tokens, runs);
       what = std::to_string(tokens) + " tokens";
@@ -536,17 +595,19 @@ sweep counts every byte once from pinned memory to the device.)";
             backend == "cpu" ? 4.0 : 2.0};
   }
 
+  static std::string on_devices(std::size_t devices) {
+    return devices > 1 ? ", on " + std::to_string(devices) + " devices" : "";
+  }
+
   // Over every device that --backend names.
-  static Measured sweep(const Invocation& call, const Rates& rates, std::int64_t tokens, int runs) {
+  static Measured sweep(const Invocation& call, const Rates& rates, const Backends& backends, std::size_t devices,
+                        std::int64_t tokens, int runs) {
     GeneratedShape shape;
     shape.layers = call.values["layers"].as<int>();
     shape.prompt = tokens;
     shape.steps = call.values["steps"].as<std::int64_t>();
     shape.held = true;
-    const auto owned = chosen_backends(call);
-    std::vector<Backend*> backends;
-    for (const auto& backend : owned) backends.push_back(backend.get());
-    return sweep_of(shape, counts_of(shape, owned.front()->name()), backends, rates, runs, call.job);
+    return sweep_of(shape, counts_of(shape, backends.front()->name()), backends, devices, rates, runs, call.job);
   }
 
   static std::vector<Measured> synthetic(const Invocation& call, Backend& backend, const Rates& rates, std::int64_t tokens,
