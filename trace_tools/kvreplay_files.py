@@ -36,9 +36,11 @@ def _open(path, wanted):
         except OSError:
             raise ValueError(f"{path}: cannot be read as HDF5: {error}") from None
     found, version = _text(file.attrs.get("format", "")), int(file.attrs.get("version", 0))
-    if (found, version) != (wanted, 1):
+    versions = (1, 2) if wanted == "kvreplay-results" else (1,)
+    if found != wanted or version not in versions:
         file.close()
-        raise ValueError(f'{path}: is "{found}" version {version}; wanted is "{wanted}" version 1')
+        wanted_versions = " or ".join(map(str, versions))
+        raise ValueError(f'{path}: is "{found}" version {version}; wanted is "{wanted}" version {wanted_versions}')
     return file
 
 

@@ -31,8 +31,8 @@ class ResultsReader {
               "`kvreplay replay` writes results");
       return runs;
     }
-    if (const auto version = integer("/", "version"); version != 1) {
-      problem("/", "has version " + std::to_string(version) + " of the results format; this program reads version 1",
+    if (const auto version = integer("/", "version"); version != 1 && version != 2) {
+      problem("/", "has version " + std::to_string(version) + " of the results format; this program reads versions 1 and 2",
               "use a newer kvreplay");
       return runs;
     }

@@ -49,6 +49,7 @@ struct ResultsWriter::State {
   std::vector<RunLayout> runs;
   std::vector<bool> finished_runs;
   bool finished = false;
+  int version = 1;
 
   ~State() {
     const hdf5::Guard guard;
@@ -113,6 +114,15 @@ struct ResultsWriter::State {
                 "cannot be written");
     hdf5::check(H5Dwrite(id, type, memory, file_space, H5P_DEFAULT, values), where(node), "cannot be written");
   }
+
+  // A reader of version 1 expects evicted_at in every run.
+  void require_version_2() {
+    if (version == 2) return;
+    version = 2;
+    const hdf5::Group root(hdf5::check_id(H5Gopen2(file, "/", H5P_DEFAULT), partial, "cannot be written"));
+    hdf5::check(H5Adelete(root, "version"), partial, "cannot be written");
+    hdf5::write_attribute(root, partial, "version", version);
+  }
 };
 
 ResultsWriter::ResultsWriter(const std::string& path) : state_(std::make_unique<State>()) {
@@ -126,7 +136,7 @@ ResultsWriter::ResultsWriter(const std::string& path) : state_(std::make_unique<
   if (!s.file.valid()) hdf5::fail(path, "cannot be created", "give --out a folder that can be written to");
   const hdf5::Group root(hdf5::check_id(H5Gopen2(s.file, "/", H5P_DEFAULT), s.partial, "cannot be written"));
   hdf5::write_attribute(root, s.partial, "format", std::string_view("kvreplay-results"));
-  hdf5::write_attribute(root, s.partial, "version", 1);
+  hdf5::write_attribute(root, s.partial, "version", s.version);
   hdf5::Group(H5Gcreate2(s.file, "/runs", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
 }
 
@@ -148,6 +158,7 @@ int ResultsWriter::add_run(const RunLayout& layout) {
       hdf5::fail(s.where(node), "cannot be written");
   if (layout.summary_only && (layout.scores || !layout.metrics.empty()))
     throw Error(s.where(node), "has summaries only, so neither scores nor metrics");
+  if (layout.summary_only) s.require_version_2();
   if (!layout.summary_only) s.create_evicted(node + "/evicted_at", layout);
   if (layout.scores) s.create_plain(node + "/scores", nullptr, {layout.layers, layout.heads, layout.prompt_length});
   for (const auto& metric : layout.metrics) {

@@ -10,6 +10,7 @@
 #include "core/replay/cache_account_internal.h"
 #include "core/report/comparison.h"
 #include "core/trace/compare.h"
+#include "core/trace/file_summary.h"
 #include "core/trace/validate.h"
 #include "tests/unit/replay_runs.h"
 
@@ -320,6 +321,12 @@ TEST(SummaryOnly, HasTheMeansOfTheWholeFileAndNothingElse) {
     EXPECT_THROW(means.results->evicted_at(r), Error);
     EXPECT_THROW(means.results->evicted_at(r, 0), Error);
   }
+  // A reader that knows version 1 alone expects evicted_at everywhere.
+  const auto version = [](const Written& written) {
+    return std::get<std::int64_t>(summarise_file(written.path, Trust::trusted).attributes.at("/").at("version"));
+  };
+  EXPECT_EQ(version(whole), 1);
+  EXPECT_EQ(version(means), 2);
   // Same kept prompt tokens, same hash; block=16 keeps others.
   EXPECT_NE(means.runs[0].kept_prompt_sha256, means.runs[12].kept_prompt_sha256);
 
