@@ -72,7 +72,7 @@ class HeadsCommand final : public Command {
     }
     const std::string out = values["out"].as<std::string>();
     write(out, traces);
-    print(call, traces, out);
+    print(call, traces, out, backend->name());
     return 0;
   }
 
@@ -120,7 +120,8 @@ class HeadsCommand final : public Command {
     std::size_t layer = 0, head = 0;
   };
 
-  static void print(const Invocation& call, const std::vector<Measured>& traces, const std::string& out) {
+  static void print(const Invocation& call, const std::vector<Measured>& traces, const std::string& out,
+                    const std::string& backend) {
     std::vector<Head> heads;
     double total = 0;
     for (std::size_t l = 0; l < traces[0].size(); ++l)
@@ -136,12 +137,12 @@ class HeadsCommand final : public Command {
       nlohmann::ordered_json list = nlohmann::ordered_json::array();
       for (const Head& head : heads)
         list.push_back({{"layer", head.layer}, {"head", head.head}, {"importance", head.importance}});
-      const nlohmann::ordered_json json = {{"out", out}, {"traces", traces.size()}, {"heads", list}};
+      const nlohmann::ordered_json json = {{"out", out}, {"traces", traces.size()}, {"backend", backend}, {"heads", list}};
       std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
       return;
     }
-    std::printf("%s: %zu heads from %zu trace%s; the most important:\n\n  layer  head  importance   share\n",
-                printable(out).c_str(), heads.size(), traces.size(), traces.size() == 1 ? "" : "s");
+    std::printf("%s: %zu heads from %zu trace%s (backend %s); the most important:\n\n  layer  head  importance   share\n",
+                printable(out).c_str(), heads.size(), traces.size(), traces.size() == 1 ? "" : "s", backend.c_str());
     for (std::size_t i = 0; i < std::min<std::size_t>(10, heads.size()); ++i)
       std::printf("  %5zu  %4zu  %10.3g  %5.1f %%\n", heads[i].layer, heads[i].head, heads[i].importance,
                   total > 0 ? 100 * heads[i].importance / total : 0.0);
