@@ -41,7 +41,7 @@ class Loader {
 
  private:
   static constexpr std::size_t slot_bytes = std::size_t{4} << 20;
-  static constexpr int most_threads = 12;
+  static constexpr int most_threads = 8;  // of each backend; a device may have several
 
   struct Slot {
     std::byte* memory = nullptr;
