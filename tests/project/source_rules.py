@@ -92,6 +92,8 @@ def include_problem(name, target):
             return f"core/{here} may not include core/{there} ({target})"
     if name.startswith("gui/figure/") and target.startswith("gui/") and not target.startswith("gui/figure/"):
         return f"gui/figure/ stands alone ({target})"
+    if name.startswith("gui/figure_kinds/") and target.startswith("gui/") and not target.startswith("gui/figure"):
+        return f"gui/figure_kinds/ knows figures and no window ({target})"
     if name.startswith("gui/model/") and target.startswith("gui/") and not target.startswith("gui/model/"):
         return f"gui/model/ knows neither figures nor the window ({target})"
     if name.startswith("gui/window/panels/") and target.startswith("gui/window/panels/") and os.path.splitext(target)[0] != os.path.splitext(name)[0]:

@@ -60,6 +60,9 @@ class SourceRules(unittest.TestCase):
     def test_figures_need_no_widgets(self):
         self.forbids("gui/figure/x.cpp", "#include <QWidget>\n", "no widgets")
         self.forbids("gui/figure/x.cpp", '#include "gui/window.h"\n', "stands alone")
+        self.forbids("gui/figure/x.cpp", '#include "gui/figure_kinds/kind.h"\n', "stands alone")
+        self.forbids("gui/figure_kinds/x.cpp", '#include "gui/window/panel.h"\n', "no window")
+        self.allows("gui/figure_kinds/x.cpp", '#include "gui/figure/figure.h"\n')
         self.forbids("trace_tools/x.cpp", "#include <QImage>\n", "gui/ only")
         self.allows("gui/figure/x.cpp", "#include <QImage>\n#include <QPainter>\n")
 
