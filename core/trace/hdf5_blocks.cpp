@@ -85,6 +85,10 @@ std::uint64_t Fields::number(std::size_t bytes) {
   expect(bytes <= 8);
   std::uint64_t value = 0;
   const auto taken = take(bytes);
+  if (bytes == 8 && std::endian::native == std::endian::little) {  // nearly all there are
+    std::memcpy(&value, taken.data(), 8);
+    return value;
+  }
   for (std::size_t i = bytes; i-- > 0;) value = value << 8 | std::to_integer<std::uint64_t>(taken[i]);
   return value;
 }
@@ -126,6 +130,10 @@ std::uint32_t metadata_checksum(std::span<const std::byte> bytes) {
   std::uint32_t a = 0xdeadbeefU + static_cast<std::uint32_t>(bytes.size()), b = a, c = a;
   const auto word = [&](std::size_t at) {
     std::uint32_t value = 0;
+    if (std::endian::native == std::endian::little && at + 4 <= bytes.size()) {
+      std::memcpy(&value, bytes.data() + at, 4);
+      return value;
+    }
     for (std::size_t i = 0; i < 4 && at + i < bytes.size(); ++i)
       value |= std::to_integer<std::uint32_t>(bytes[at + i]) << (8 * i);
     return value;

@@ -26,6 +26,7 @@ constexpr std::int64_t max_decoded_chunk = std::int64_t{256} << 20;
 constexpr std::int64_t max_attribute_bytes = std::int64_t{16} << 20;
 constexpr std::int64_t piece_bytes = std::int64_t{4} << 20, decoded_piece_bytes = std::int64_t{32} << 20;
 constexpr std::size_t most_known_chunks = std::size_t{1} << 24;
+constexpr std::size_t max_known_infos = 100'000;
 constexpr std::size_t max_children = 1'000'000;
 
 // HDF5 searches for its signature at 0, 512, 1024, ...; a trace has it at 0.
@@ -287,7 +288,13 @@ class Hdf5Source final : public Source {
     const hdf5::Properties access(H5Pcreate(H5P_DATASET_ACCESS));
     opened->id = hdf5::Dataset(hdf5::check_id(H5Dopen2(file_, node.c_str(), access), where(node), "cannot be opened"));
     opened->type = hdf5::Type(hdf5::check_id(H5Dget_type(opened->id), where(node), "has no readable type"));
-    opened->info = describe_dataset(opened->id, opened->type);
+    // Once a file: HDF5 goes through a whole chunk index to say how many bytes are stored.
+    auto known = infos_.find(node);
+    if (known == infos_.end()) {
+      if (infos_.size() > max_known_infos) infos_.clear();
+      known = infos_.emplace(node, describe_dataset(opened->id, opened->type)).first;
+    }
+    opened->info = known->second;
     opened_ = std::move(opened);
     return opened_;
   }
@@ -564,6 +571,7 @@ class Hdf5Source final : public Source {
   hdf5::File file_;
   mutable std::optional<int> descriptor_;
   mutable std::shared_ptr<const Opened> opened_;  // the last one, ready for the next slice
+  mutable std::map<std::string, DatasetInfo> infos_;
   mutable std::mutex readable_mutex_;
   mutable std::map<std::string, std::shared_ptr<const ReadableDataset>> readable_;
   mutable std::size_t readable_chunks_ = 0;
