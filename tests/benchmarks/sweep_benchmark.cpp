@@ -26,7 +26,11 @@ class IdleBackend final : public Backend {
   // results: evaluate() hands one value to each cell, so that forming the metrics is measured too.
   explicit IdleBackend(bool results) : results_(results) {}
   std::string name() const override { return "cpu"; }
-  BackendPlan plan(const Trace&, std::size_t, const EvaluationRequest&) const override { return {false, 256, ""}; }
+  BackendPlan plan(const Trace&, std::size_t, const EvaluationRequest&) const override {
+    BackendPlan plan;
+    plan.runs_at_once = 256;
+    return plan;
+  }
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override {
     auto loaded = std::make_shared<LoadedLayer>();
     loaded->trace = &trace;
