@@ -167,4 +167,6 @@ void parallel_for(std::int64_t count, std::int64_t grain, const std::function<vo
 CancelScope::CancelScope(const std::atomic<bool>& cancelled) : outer_(std::exchange(cancelled_here, &cancelled)) {}
 CancelScope::~CancelScope() { cancelled_here = outer_; }
 
+void check_cancelled() { check_cancelled(cancelled_here); }
+
 }  // namespace kvreplay

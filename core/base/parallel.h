@@ -28,4 +28,8 @@ class CancelScope {
   const std::atomic<bool>* outer_;
 };
 
+// Throws Cancelled once the innermost CancelScope of this thread is to end: between pieces of work that are not a
+// parallel_for.
+void check_cancelled();
+
 }  // namespace kvreplay

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 
 namespace kvreplay::gui {
 namespace {
@@ -146,8 +147,7 @@ void StoredMatrix::read(std::int64_t row, std::int64_t begin, std::int64_t end, 
   std::copy(values_.data() + row * columns_ + begin, values_.data() + row * columns_ + end, out);
 }
 
-Pyramid::Pyramid(std::shared_ptr<const Matrix> matrix, Reduction reduction, const Pyramid* previous,
-                 const std::function<bool()>& cancelled)
+Pyramid::Pyramid(std::shared_ptr<const Matrix> matrix, Reduction reduction, const Pyramid* previous)
     : matrix_(std::move(matrix)), reduction_(reduction) {
   const std::int64_t block = std::int64_t{1} << first_stored;
   std::int64_t size = (columns() + block - 1) / block, begin = 0;
@@ -163,7 +163,7 @@ Pyramid::Pyramid(std::shared_ptr<const Matrix> matrix, Reduction reduction, cons
   std::vector<float> scratch;
   rows_.reserve(static_cast<std::size_t>(rows()));
   for (std::int64_t row = 0; row < rows(); ++row) {
-    if (cancelled && cancelled()) throw Cancelled();
+    check_cancelled();
     const bool same = comparable && matrix_->same_row(previous->matrix(), row);
     rows_.push_back(same ? previous->rows_[static_cast<std::size_t>(row)] : make_row(row, scratch));
   }

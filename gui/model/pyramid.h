@@ -9,7 +9,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -51,10 +50,9 @@ enum class Reduction : std::uint8_t {
 
 class Pyramid {
  public:
-  // Takes some milliseconds for 131,072 × 32: not in the window's thread. `cancelled` is asked between rows; then throws
-  // Cancelled (core/base/error.h). Rows that previous->matrix() has, too (Matrix::same_row), are not computed again.
-  Pyramid(std::shared_ptr<const Matrix> matrix, Reduction reduction, const Pyramid* previous = nullptr,
-          const std::function<bool()>& cancelled = {});
+  // Takes some milliseconds for 131,072 × 32: not in the window's thread. Throws Cancelled within a CancelScope that is to
+  // end (core/base/parallel.h). Rows that previous->matrix() has, too (Matrix::same_row), are not computed again.
+  Pyramid(std::shared_ptr<const Matrix> matrix, Reduction reduction, const Pyramid* previous = nullptr);
 
   const Matrix& matrix() const { return *matrix_; }
   Reduction reduction() const { return reduction_; }
