@@ -1,30 +1,35 @@
 // kvreplay-gui: which tokens are evicted, why, and what that does to the output, in a window.
 #include <QApplication>
 #include <cstdio>
-#include <cstring>
 
 #include "core/backend/registry.h"
+#include "core/base/error.h"
 #include "core/base/version.h"
 #include "gui/window/main_window.h"
-#include "gui/window/theme.h"
+#include "gui/window/screenshots.h"
+#include "gui/window/tour.h"
 #if KVREPLAY_WITH_CUDA
 #include "gpu/cuda.h"
 #endif
 
 namespace {
 
+using kvreplay::gui::MainWindow;
+
 constexpr const char* help =
-    "usage: kvreplay-gui [TRACE.h5] [RESULTS.h5] [SESSION.json] [--backend auto|cpu|cuda[:n]]\n"
+    "usage: kvreplay-gui [TRACE.h5] [RESULTS.h5] [SESSION.json] [options]\n"
     "\n"
     "Shows which tokens of a trace an eviction policy throws away, why, and what that does to every layer's output.\n"
     "Without a file the bundled trace opens. Files can be dropped onto the window; ? lists the keys, Ctrl+K the commands.\n"
     "\n"
-    "  --backend B    what computes (default: every GPU that is there, else the CPU)\n"
-    "  --version      the version\n"
-    "  --help         this text\n";
+    "  --backend B          auto, cpu, cuda or cuda:n: what computes (default: every GPU that is there, else the CPU)\n"
+    "  --screenshots DIR    write pictures of the window and its panels, light and dark, and end\n"
+    "  --version            the version\n"
+    "  --help               this text\n";
 
 struct Options {
   QStringList files;
+  QString screenshots;
   std::string backend = "auto";
 };
 
@@ -32,6 +37,7 @@ struct Options {
 int read_options(int count, char** arguments, Options& options) {
   for (int i = 1; i < count; ++i) {
     const std::string argument = arguments[i];
+    const bool has_value = i + 1 < count;
     if (argument == "--help" || argument == "-h") {
       std::fputs(help, stdout);
       return 0;
@@ -40,16 +46,37 @@ int read_options(int count, char** arguments, Options& options) {
       std::printf("%s\n", kvreplay::program_version());
       return 0;
     }
-    if (argument == "--backend" && i + 1 < count) {
+    if (argument == "--backend" && has_value) {
       options.backend = arguments[++i];
+    } else if (argument == "--screenshots" && has_value) {
+      options.screenshots = QString::fromLocal8Bit(arguments[++i]);
     } else if (argument.rfind("--", 0) == 0) {
-      std::fprintf(stderr, "kvreplay-gui: unknown option \"%s\"; `kvreplay-gui --help` lists them\n", argument.c_str());
+      std::fprintf(stderr,
+                   "kvreplay-gui: unknown option \"%s\", or its value is missing; `kvreplay-gui --help` lists them\n",
+                   argument.c_str());
       return 2;
     } else {
       options.files << QString::fromLocal8Bit(arguments[i]);
     }
   }
   return -1;
+}
+
+int run(const Options& options) {
+  // One that cannot be had is said before there is a window.
+  const auto backend = std::make_shared<std::unique_ptr<kvreplay::Backend>>(kvreplay::make_backend(options.backend));
+  MainWindow window([backend] { return std::move(*backend); });
+  for (const QString& file : options.files) window.open(file);
+  if (options.files.isEmpty()) window.session().open_bundled();
+  window.show();
+  if (!options.screenshots.isEmpty()) {
+    window.reset_layout();
+    window.resize(1600, 1000);
+    kvreplay::gui::write_screenshots(window, options.screenshots);
+    return 0;
+  }
+  kvreplay::gui::Tour::run_at_first_start(window);
+  return QApplication::exec();
 }
 
 }  // namespace
@@ -60,12 +87,14 @@ int main(int count, char** arguments) {
 #if KVREPLAY_WITH_CUDA
   kvreplay::register_cuda_backend();
 #endif
-  QApplication application(count, arguments);
+  const QApplication application(count, arguments);
   QApplication::setOrganizationName("kvreplay");
   QApplication::setApplicationName("kvreplay-gui");
   QApplication::setApplicationDisplayName("kvreplay");
-  kvreplay::gui::MainWindow window([choice = options.backend] { return kvreplay::make_backend(choice); });
-  for (const QString& file : options.files) window.open(file);
-  window.show();
-  return QApplication::exec();
+  try {
+    return run(options);
+  } catch (const kvreplay::Error& error) {
+    std::fprintf(stderr, "kvreplay-gui: %s\n", error.what());
+    return error.exit_code();
+  }
 }

@@ -83,5 +83,6 @@ Next
   $kvreplay inspect $out/trace.h5            what is in the trace
   $kvreplay policies --explain restkv        what a policy does, its parameters and variants
   $kvreplay replay $out/trace.h5 --policy snapkv:kernel=15 --budget 5% --out mine.h5 && $kvreplay report mine.h5
+  $kvreplay-gui $out/trace.h5 $out/results.h5      the same in a window, live
   $kvreplay --help
 TEXT

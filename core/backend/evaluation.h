@@ -64,6 +64,9 @@ struct EvaluationRequest {
   bool entropy = true;
   // Decode steps [first_step, end_step) alone, -1: to the last. A backend may measure the others, too.
   std::int64_t first_step = 0, end_step = -1;
+  // Full attention of the steps is kept with the layer, up to so many bytes, for the next runs on it: who evaluates one run
+  // after another waits for it once. A backend may keep nothing. The values are the same.
+  std::int64_t keep_bytes = 0;
 };
 
 // Rows of a cache that a policy changed beside evicting: values into which others were merged, keys turned to a new

@@ -79,22 +79,12 @@ LiveRun LiveReplay::plan(PolicySpec spec, const Budget& budget) const {
   return run;
 }
 
-// Keys and values, full attention of the decode queries.
+// Keys and values, and full attention of the decode queries.
 std::int64_t LiveReplay::bytes_of_layer() const {
   const ModelInfo& model = trace_.model();
   const std::int64_t of_token =
       2 * model.num_kv_heads * model.head_dim + trace_.num_decode_steps() * static_cast<std::int64_t>(model.num_query_heads);
-  return of_token * trace_.num_tokens() * static_cast<std::int64_t>(sizeof(float)) + 2 * bytes_of_policy();
-}
-
-// Attention of a window of queries to every token, and what is made of it.
-std::int64_t LiveReplay::bytes_of_policy() const {
-  const std::int64_t usual_window = 48;
-  return usual_window * trace_.model().num_query_heads * trace_.prompt_length() * static_cast<std::int64_t>(sizeof(float));
-}
-
-std::int64_t LiveReplay::most_policies() const {
-  return std::clamp<std::int64_t>(options_.memory_bytes / 8 / std::max<std::int64_t>(1, bytes_of_policy()), 2, 32);
+  return of_token * trace_.num_tokens() * static_cast<std::int64_t>(sizeof(float));
 }
 
 LiveReplay::KeptLayer& LiveReplay::kept_layer(int layer) {
@@ -105,23 +95,23 @@ LiveReplay::KeptLayer& LiveReplay::kept_layer(int layer) {
   }
   const std::int64_t most = std::max<std::int64_t>(1, options_.memory_bytes / std::max<std::int64_t>(1, bytes_of_layer()));
   while (static_cast<std::int64_t>(kept_.size()) >= most) kept_.pop_back();
-  KeptLayer kept{layer, backend_.load(trace_, layer), nullptr, {}};
-  begin_afresh(kept);
-  kept_.push_front(std::move(kept));
-  return kept_.front();
-}
-
-void LiveReplay::begin_afresh(KeptLayer& kept) {
+  kept_.push_front({layer, nullptr, nullptr});
+  KeptLayer& kept = kept_.front();
+  try {
+    kept.loaded = backend_.load(trace_, layer);
+  } catch (...) {
+    kept_.pop_front();
+    throw;
+  }
   kept.workspace = std::make_unique<LayerWorkspace>(kept.loaded, backend_, false, across_layers_);
-  kept.policies.clear();
+  return kept_.front();
 }
 
 LiveLayer LiveReplay::evict(const LiveRun& run, int layer, bool scores) {
   KeptLayer& kept = kept_layer(layer);
   // Policies share what they compute, but a parameter that is moved leaves something behind at every value.
-  const bool known = kept.policies.count(run.spec.text()) != 0;
-  if (!known && static_cast<std::int64_t>(kept.policies.size()) >= most_policies()) begin_afresh(kept);
-  kept.policies.insert(run.spec.text());
+  if (backend_.memory_held() > options_.memory_bytes / 2)
+    for (KeptLayer& each : kept_) each.workspace->forget_shared();
   LayerWorkspace& workspace = *kept.workspace;
   workspace.set_wants_scores(scores);
   LiveLayer result;
@@ -141,6 +131,7 @@ void LiveReplay::measure(LiveLayer& layer, IndexRange range) {
   EvaluationRequest request = needs_;
   request.first_step = range.begin;
   request.end_step = end;
+  request.keep_bytes = options_.memory_bytes / 2;
   // Into a copy: a cancelled measurement leaves nothing behind.
   auto next = std::make_shared<LiveValues>(*layer.measurement);
   const bool in_turn = range.begin == layer.measured;

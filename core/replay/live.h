@@ -15,7 +15,6 @@
 
 #include <list>
 #include <memory>
-#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -88,13 +87,9 @@ class LiveReplay {
     int layer = 0;
     std::shared_ptr<LoadedLayer> loaded;
     std::unique_ptr<LayerWorkspace> workspace;
-    std::set<std::string> policies;  // that may have left shared values in it
   };
   KeptLayer& kept_layer(int layer);
-  void begin_afresh(KeptLayer& kept);
   std::int64_t bytes_of_layer() const;
-  std::int64_t bytes_of_policy() const;
-  std::int64_t most_policies() const;  // distinct ones whose shared values a layer keeps
 
   const Trace& trace_;
   Backend& backend_;

@@ -44,6 +44,7 @@ class Evaluator final : public QObject {
  public:
   using MakeBackend = std::function<std::unique_ptr<Backend>()>;
 
+  // make_backend: called once, in the evaluator's thread.
   explicit Evaluator(MakeBackend make_backend, QObject* parent = nullptr);
   ~Evaluator() override;
 

@@ -1,5 +1,6 @@
 #include "gui/model/session.h"
 
+#include <QElapsedTimer>
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -7,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/text_file.h"
 #include "core/report/policy_label.h"
+#include "gui/model/bundled_trace.h"
 
 namespace kvreplay::gui {
 namespace {
@@ -33,6 +35,33 @@ struct Session::Opened {
   std::string problem;
 };
 
+// Tells the window, at most 25 times a second, how far the bundled trace is.
+class Session::MakingJob final : public Job {
+ public:
+  explicit MakingJob(Session& session) : session_(session) { timer_.start(); }
+  ~MakingJob() override { tell({}); }
+
+  void begin(std::string_view /*task*/, double total, std::string_view /*unit*/) override { total_ = total; }
+  void advance_to(double done) override {
+    if (timer_.elapsed() - told_ < 40 || total_ <= 0) return;
+    told_ = timer_.elapsed();
+    const double share = std::clamp(done / total_, 0.0, 1.0), seconds = static_cast<double>(told_) / 1000;
+    tell({true, share, seconds, share > 0.05 ? seconds * (1 - share) / share : -1, "Making the bundled trace"});
+  }
+  bool cancelled() const override { return session_.ending_; }
+
+ private:
+  void tell(const Progress& progress) {
+    QMetaObject::invokeMethod(
+        &session_, [session = &session_, progress] { emit session->progressed(progress); }, Qt::QueuedConnection);
+  }
+
+  Session& session_;
+  QElapsedTimer timer_;
+  double total_ = 0;
+  std::int64_t told_ = 0;
+};
+
 Session::Session(Store& store, Evaluator::MakeBackend make_backend, QObject* parent)
     : QObject(parent), store_(store), evaluator_(std::move(make_backend)) {
   threads_.setMaxThreadCount(2);
@@ -45,7 +74,10 @@ Session::Session(Store& store, Evaluator::MakeBackend make_backend, QObject* par
   });
 }
 
-Session::~Session() { threads_.waitForDone(); }
+Session::~Session() {
+  ending_ = true;
+  threads_.waitForDone();
+}
 
 void Session::open(const std::string& path) {
   if (is_session(path)) {
@@ -63,6 +95,8 @@ void Session::open(const std::string& path) {
   open_file(store_.add_file(FileEntry::Kind::trace, full));
 }
 
+void Session::open_bundled() { open_file(store_.add_file(FileEntry::Kind::trace, bundled_trace_path()), true); }
+
 void Session::close(int file) {
   results_.erase(file);
   unplaced_.erase(file);
@@ -75,12 +109,16 @@ void Session::reload(int file) {
   open_file(file);
 }
 
-void Session::open_file(int id) {
+void Session::open_file(int id, bool make_it) {
   const FileEntry* entry = store_.state().file(id);
   if (entry == nullptr || !opening_.insert(id).second) return;
-  threads_.start([this, id, path = entry->path, kind = entry->kind, generation = generation_] {
+  threads_.start([this, id, path = entry->path, kind = entry->kind, generation = generation_, make_it] {
     Opened opened;
     try {
+      if (make_it) {
+        MakingJob job(*this);
+        make_bundled_trace(data_folder(), path, job);
+      }
       if (kind == FileEntry::Kind::results)
         opened.results = open_results(path);
       else

@@ -5,6 +5,7 @@
 
 #include <QObject>
 #include <QThreadPool>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <set>
@@ -28,6 +29,8 @@ class Session final : public QObject {
 
   // A trace, a results file or a session, whatever it is. Returns at once; what is wrong with it shows in the store.
   void open(const std::string& path);
+  // The bundled trace, which is made first where it is not there yet (gui/model/bundled_trace.h).
+  void open_bundled();
   void close(int file);
   // Reads a file again that could not be opened, or has changed.
   void reload(int file);
@@ -39,11 +42,13 @@ class Session final : public QObject {
   bool idle() const { return opening_.empty(); }
 
  signals:
+  void progressed(const kvreplay::gui::Progress& progress);  // of making the bundled trace
   void opened(const QString& path);  // for the list of recent files: a file that was there and is fine
 
  private:
+  class MakingJob;
   struct Opened;
-  void open_file(int id);
+  void open_file(int id, bool make_it = false);
   void arrived(int id, const Opened& opened);
   void put_description(const RunSpec& spec, const Document& document);
   void place_results();
@@ -56,6 +61,7 @@ class Session final : public QObject {
   Evaluator evaluator_;
   std::map<int, std::shared_ptr<const Results>> results_;
   std::set<int> opening_, unplaced_;
+  std::atomic<bool> ending_{false};
   std::map<int, std::string> expected_;  // identities that a session was saved with
   int generation_ = 0;                   // of the state: what was opened for an older one is dropped
   bool restored_ = false;                // the runs are a session's: none are added

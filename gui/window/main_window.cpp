@@ -20,6 +20,7 @@
 #include "gui/window/shortcut_sheet.h"
 #include "gui/window/status_bar.h"
 #include "gui/window/theme.h"
+#include "gui/window/tour.h"
 
 namespace kvreplay::gui {
 namespace {
@@ -68,6 +69,7 @@ MainWindow::MainWindow(Evaluator::MakeBackend make_backend, QWidget* parent)
     if (what & Change::files) update_title();
   });
   connect(&session_->evaluator(), &Evaluator::progressed, status_, &StatusBar::show_progress);
+  connect(session_.get(), &Session::progressed, status_, &StatusBar::show_progress);
   connect(status_, &StatusBar::cancel_requested, this, [this] {
     session_->evaluator().cancel();
     status_->show_text("Stopped. What has come so far stays; changing anything starts it again.", false);
@@ -76,7 +78,7 @@ MainWindow::MainWindow(Evaluator::MakeBackend make_backend, QWidget* parent)
   reset_layout();
   if (settings.value("layout_version").toInt() == layout_version) {
     restoreGeometry(settings.value("geometry").toByteArray());
-    restoreState(settings.value("layout").toByteArray(), layout_version);
+    sizes_are_set_ = restoreState(settings.value("layout").toByteArray(), layout_version);
   }
   update_actions();
   update_title();
@@ -134,8 +136,26 @@ void MainWindow::reset_layout() {
   // The first of each area is the one on top.
   for (auto description = panel_registry().rbegin(); description != panel_registry().rend(); ++description)
     if ((*description)->shown && (*description)->area != PanelArea::left) docks_.at((*description)->name)->raise();
-  for (const PanelDescription* description : panel_registry())
-    if (description->area == PanelArea::left) resizeDocks({docks_.at(description->name)}, {330}, Qt::Horizontal);
+  if (isVisible()) set_first_sizes();
+}
+
+// Sizes hold only once the window has its own.
+void MainWindow::set_first_sizes() {
+  sizes_are_set_ = true;
+  QList<QDockWidget*> left, bottom, side;
+  for (const PanelDescription* description : panel_registry()) {
+    if (!description->shown) continue;
+    QDockWidget* dock = docks_.at(description->name);
+    if (description->area == PanelArea::left) left << dock;
+    if (description->area == PanelArea::side && side.isEmpty()) side << dock;
+    if (description->area == PanelArea::bottom && bottom.isEmpty()) bottom << dock;
+  }
+  QList<int> heights;
+  for (int i = 0; i < left.size(); ++i) heights << (i + 1) * 100;  // the form needs more than the list above it
+  resizeDocks(left, heights, Qt::Vertical);
+  resizeDocks({left.front()}, {std::min(360, width() / 4)}, Qt::Horizontal);
+  resizeDocks(side, QList<int>(side.size(), width() / 4), Qt::Horizontal);
+  resizeDocks(bottom, QList<int>(bottom.size(), std::min(260, height() / 4)), Qt::Vertical);
 }
 
 Panel& MainWindow::panel(const std::string& name) {
@@ -183,6 +203,7 @@ QAction* MainWindow::add_action(QMenu* menu, const QString& name, const QString&
 void MainWindow::make_file_menu() {
   QMenu* file = menuBar()->addMenu("&File");
   add_action(file, "open", "&Open …", QKeySequence::Open, [this] { choose_and_open(); });
+  add_action(file, "open_bundled", "Open the &bundled trace", {}, [this] { session_->open_bundled(); });
   QMenu* recent = file->addMenu("Open &recent");
   connect(recent, &QMenu::aboutToShow, this, [this, recent] { fill_recent(recent); });
   fill_recent(recent);
@@ -239,6 +260,7 @@ void MainWindow::make_help_menu() {
   QMenu* help = menuBar()->addMenu("&Help");
   add_action(help, "command_palette", "&Commands …", QKeySequence("Ctrl+K"), [this] { CommandPalette::run(*this); });
   add_action(help, "shortcuts", "&Keys", QKeySequence("?"), [this] { ShortcutSheet::run(*this); });
+  add_action(help, "tour", "&Tour", {}, [this] { Tour::run(*this); });
   add_action(help, "about", "&About", {}, [this] {
     QMessageBox::about(this, "kvreplay", text(program_version()) + "\n\nWhich tokens are evicted, why, and what that does.");
   });
@@ -397,6 +419,11 @@ void MainWindow::closeEvent(QCloseEvent* event) {
   settings.setValue("layout", saveState(layout_version));
   settings.setValue("layout_version", layout_version);
   event->accept();
+}
+
+void MainWindow::showEvent(QShowEvent* event) {
+  QMainWindow::showEvent(event);
+  if (!sizes_are_set_) set_first_sizes();
 }
 
 void MainWindow::dragEnterEvent(QDragEnterEvent* event) {

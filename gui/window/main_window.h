@@ -27,6 +27,7 @@ class MainWindow final : public QMainWindow {
   Session& session() { return *session_; }
   // Throws Error for a name that panels.def does not have.
   Panel& panel(const std::string& name);
+  bool has_panel(const std::string& name) const { return panels_.count(name) != 0; }
   void show_panel(const std::string& name);
 
   void open(const QString& path);
@@ -40,11 +41,13 @@ class MainWindow final : public QMainWindow {
 
  protected:
   void closeEvent(QCloseEvent* event) override;
+  void showEvent(QShowEvent* event) override;
   void dragEnterEvent(QDragEnterEvent* event) override;
   void dropEvent(QDropEvent* event) override;
 
  private:
   void make_panels();
+  void set_first_sizes();
   void make_menus();
   void make_file_menu();
   void make_go_menu();
@@ -67,6 +70,7 @@ class MainWindow final : public QMainWindow {
 
   std::unique_ptr<Store> store_;
   StatusBar* status_ = nullptr;
+  bool sizes_are_set_ = false;
   std::map<std::string, Panel*> panels_;
   std::map<std::string, class QDockWidget*> docks_;
   std::unique_ptr<Session> session_;  // after the store, which it refers to

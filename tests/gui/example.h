@@ -3,8 +3,11 @@
 
 #include <QCoreApplication>
 #include <QElapsedTimer>
+#include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "core/trace/synthetic.h"
 #include "gui/model/document.h"
@@ -37,5 +40,15 @@ inline bool wait_until(const std::function<bool()>& holds, int seconds = 30) {
   }
   return true;
 }
+
+// A folder of its own that goes when the test ends.
+struct Folder {
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "kvreplay-gui-XXXXXX").string();
+    path = mkdtemp(name.data());
+  }
+  ~Folder() { std::filesystem::remove_all(path); }
+  std::filesystem::path path;
+};
 
 }  // namespace kvreplay::gui

@@ -4,8 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <QAction>
+#include <QApplication>
+#include <QDropEvent>
+#include <QFile>
+#include <QLabel>
 #include <QLineEdit>
 #include <QListWidget>
+#include <QMimeData>
+#include <QPushButton>
 #include <QSettings>
 #include <QSlider>
 #include <QSpinBox>
@@ -13,6 +19,8 @@
 #include <QTreeWidget>
 
 #include "gui/window/command_palette.h"
+#include "gui/window/tour.h"
+#include "gui/window/widgets/step_plot.h"
 #include "tests/gui/example.h"
 
 namespace kvreplay::gui {
@@ -107,6 +115,84 @@ TEST_F(Window, ThePaletteFindsCommands) {
   EXPECT_EQ(palette->findChild<QListWidget*>()->currentItem()->text().section('\t', 0, 0), "Next layer");
   QTest::keyClick(edit, Qt::Key_Return);
   EXPECT_EQ(store().selection().layer, 1);
+}
+
+TEST_F(Window, TheTimeLineIsScrubbedSteppedAndPlayed) {
+  open_example();
+  auto* plot = find<StepPlot>("time_line_plot");
+  QTest::mouseClick(plot, Qt::LeftButton, {}, QPoint(plot->width() - 12, plot->height() / 2));
+  EXPECT_EQ(store().selection().step, 12);
+  QTest::keyClick(plot, Qt::Key_Left);
+  EXPECT_EQ(store().selection().step, 11);
+  QTest::keyClick(plot, Qt::Key_Home);
+  EXPECT_EQ(store().selection().step, 0);
+  QAction* play = window->action("time_line_play");
+  ASSERT_NE(play, nullptr);
+  play->trigger();
+  EXPECT_TRUE(wait_until([&] { return store().selection().step >= 2; }));
+  play->trigger();
+  const int stopped = store().selection().step;
+  EXPECT_FALSE(wait_until([&] { return store().selection().step != stopped; }, 1));
+}
+
+TEST_F(Window, TheTourGoesThroughThePanelsAndIsRemembered) {
+  Tour::run_at_first_start(*window);
+  auto* next = find<QPushButton>("tour_next");
+  int stops = 0;
+  while (window->findChild<Tour*>("tour") != nullptr && window->findChild<Tour*>("tour")->isVisible() && stops < 20) {
+    QTest::mouseClick(next, Qt::LeftButton);
+    ++stops;
+  }
+  EXPECT_GE(stops, 4);
+  EXPECT_LT(stops, 20);
+  QCoreApplication::sendPostedEvents(nullptr, QEvent::DeferredDelete);
+  Tour::run_at_first_start(*window);
+  EXPECT_EQ(window->findChild<Tour*>("tour"), nullptr);
+}
+
+TEST_F(Window, APanelIsExportedWithItsDataAndProvenance) {
+  open_example();
+  const Folder folder;
+  const QString picture = QString::fromStdString((folder.path / "line.svg").string());
+  window->export_panel(window->panel("time_line"), picture, 700);
+  QFile svg(picture), csv(QString::fromStdString((folder.path / "line.csv").string()));
+  ASSERT_TRUE(svg.open(QIODevice::ReadOnly));
+  ASSERT_TRUE(csv.open(QIODevice::ReadOnly));
+  EXPECT_TRUE(svg.readAll().contains("<svg"));
+  const QByteArray table = csv.readAll();
+  EXPECT_TRUE(table.contains("# run_a: snapkv@paper")) << table.left(600).toStdString();
+  EXPECT_TRUE(table.contains("# trace_identity: "));
+}
+
+TEST_F(Window, ADroppedFileIsOpened) {
+  const Folder folder;
+  const std::string path = (folder.path / "t.h5").string();
+  Job job;
+  write_synthetic(path, example_parameters(), job);
+  QMimeData data;
+  data.setUrls({QUrl::fromLocalFile(QString::fromStdString(path))});
+  QDragEnterEvent enter(QPoint(100, 100), Qt::CopyAction, &data, Qt::LeftButton, {});
+  QApplication::sendEvent(window.get(), &enter);
+  EXPECT_TRUE(enter.isAccepted());
+  QDropEvent drop(QPointF(100, 100), Qt::CopyAction, &data, Qt::LeftButton, {});
+  QApplication::sendEvent(window.get(), &drop);
+  ASSERT_TRUE(wait_until([&] { return store().run_b() != nullptr && store().run_b()->complete; }));
+  EXPECT_TRUE(QSettings().value("recent").toStringList().contains(QString::fromStdString(path)));
+}
+
+TEST_F(Window, WhatIsNoPolicyIsSaidBelowTheFormAndChangesNothing) {
+  open_example();
+  auto* extra = find<QLineEdit>("controls_extra");
+  extra->setFocus();
+  QTest::keyClicks(extra, "block=banana");
+  QTest::keyClick(extra, Qt::Key_Return);
+  auto* problem = find<QLabel>("controls_problem");
+  EXPECT_TRUE(problem->text().contains("block")) << problem->text().toStdString();
+  EXPECT_EQ(store().spec(Side::a)->policy, "snapkv");
+  extra->clear();
+  QTest::keyClicks(extra, "block=16");
+  QTest::keyClick(extra, Qt::Key_Return);
+  EXPECT_EQ(store().spec(Side::a)->policy, "snapkv:block=16");
 }
 
 TEST_F(Window, SaysWhatIsWrongWithAFileAndStaysUp) {

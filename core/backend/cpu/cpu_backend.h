@@ -11,6 +11,8 @@
 
 namespace kvreplay {
 
+struct KeptSteps;  // core/backend/cpu/full_step.h
+
 struct CpuLayer final : LoadedLayer {
   Tensor<float, 3> key;    // [Hk, T, d]
   Tensor<float, 3> value;  // [Hk, T, d]
@@ -23,10 +25,13 @@ struct CpuLayer final : LoadedLayer {
                            const std::string& purpose) const;
   // [Hq, r, d] with ‖R_h x‖ = ‖W_h x‖: R_h is W_h itself when C <= d, else a square factor of the Gram matrix.
   const Tensor<float, 3>& projection_factor() const;
+  // What evaluate() keeps of the full cache for its next calls; null where the request does not ask for it.
+  KeptSteps* kept_steps(const EvaluationRequest& request) const;
 
  private:
   mutable std::mutex factor_mutex_;
   mutable Tensor<float, 3> factor_;
+  mutable std::shared_ptr<KeptSteps> kept_steps_;
 };
 
 class CpuBackend final : public Backend {

@@ -1,0 +1,119 @@
+// Do forms make the strings that they show, and does a budget come back as the tokens that a slider asked for?
+#include <gtest/gtest.h>
+#include <algorithm>
+
+#include "gui/model/budget_form.h"
+#include "gui/model/policy_form.h"
+#include "gui/model/time_line.h"
+#include "tests/gui/example.h"
+
+namespace kvreplay::gui {
+namespace {
+
+bool has(const PolicyForm& form, const std::string& key) {
+  const auto fields = form.fields();
+  return std::any_of(fields.begin(), fields.end(), [&](const auto& field) { return field.parameter->key == key; });
+}
+
+TEST(PolicyForms, SayOnlyWhatDiffersFromTheDefaults) {
+  PolicyForm form = PolicyForm::of("snapkv");
+  EXPECT_EQ(form.text(), "snapkv");
+  form.set("window", "16");
+  EXPECT_EQ(form.text(), "snapkv:window=16");
+  form.set("window", "32");
+  EXPECT_EQ(form.text(), "snapkv");
+}
+
+TEST(PolicyForms, LeaveOutWhatMeansNothing) {
+  PolicyForm form = PolicyForm::of("compose");
+  form.set("pooling", "avg");
+  EXPECT_TRUE(has(form, "kernel"));
+  form.set("kernel", "9");
+  EXPECT_NE(form.text().find("kernel=9"), std::string::npos) << form.text();
+  form.set("pooling", "none");
+  EXPECT_FALSE(has(form, "kernel"));
+  EXPECT_EQ(form.text().find("kernel"), std::string::npos) << form.text();
+  EXPECT_EQ(form.problem(), "");
+}
+
+TEST(PolicyForms, KeepValuesThatTheNextPolicyKnows) {
+  PolicyForm form = PolicyForm::of("snapkv:window=16,kernel=9");
+  form.set_policy("adakv");
+  EXPECT_EQ(form.problem(), "");
+  EXPECT_NE(form.text().find("window=16"), std::string::npos) << form.text();
+}
+
+TEST(PolicyForms, TakeWrapperKeysAsTheyAreTyped) {
+  PolicyForm form = PolicyForm::of("snapkv:window=16,block=16");
+  EXPECT_EQ(form.extra(), "block=16");
+  EXPECT_EQ(form.text(), "snapkv:window=16,block=16");
+  form.set_extra("block=x");
+  EXPECT_NE(form.problem().find("block"), std::string::npos);
+}
+
+TEST(PolicyForms, ReadEveryPolicyAndVariant) {
+  for (const PolicyDescription* policy : policy_registry())
+    for (const PolicyVariant& variant : policy->variants) {
+      PolicyForm form = PolicyForm::of(policy_registry().front()->name);
+      form.set_policy(policy->name);
+      form.set_variant(variant.name);
+      const bool needs_more =
+          std::any_of(policy->parameters.begin(), policy->parameters.end(), [](const auto& p) { return p.required; });
+      if (needs_more) continue;
+      EXPECT_EQ(form.problem(), "") << policy->name << "@" << variant.name;
+    }
+}
+
+TEST(BudgetForms, ComeBackAsTheSameTokens) {
+  const auto document = example_document();
+  for (const Granularity granularity : {Granularity::query_head, Granularity::kv_head, Granularity::layer}) {
+    const BudgetForm form(document->trace(), granularity, 33);
+    for (std::int64_t tokens = 33; tokens <= document->prompt_length(); ++tokens) {
+      EXPECT_EQ(form.tokens_of(form.text(Budget::Kind::tokens, tokens)), tokens);
+      EXPECT_EQ(form.tokens_of(form.text(Budget::Kind::ratio, tokens)), tokens);
+      // Written in whole KiB: no fewer tokens, and at most as many more as fit into one.
+      const std::int64_t bytes = form.tokens_of(form.text(Budget::Kind::bytes, tokens));
+      EXPECT_GE(bytes, tokens);
+      EXPECT_LE(bytes, tokens + 6);
+    }
+  }
+}
+
+TEST(BudgetForms, CoverTheSliderFromEndToEnd) {
+  const auto document = example_document();
+  const BudgetForm form(document->trace(), Granularity::kv_head, 33);
+  EXPECT_EQ(form.tokens_at(0), 33);
+  EXPECT_EQ(form.tokens_at(1), document->prompt_length());
+  for (std::int64_t tokens = 33; tokens <= document->prompt_length(); ++tokens)
+    EXPECT_EQ(form.tokens_at(form.place_of(tokens)), tokens);
+}
+
+TEST(TimeLines, CountEvictionsAndAverageHeads) {
+  kvreplay::gui::Run run;
+  run.query_heads = 4;
+  run.rows = 2;
+  run.tokens = 6;
+  run.prompt = 4;
+  run.steps = 2;
+  auto layer = std::make_shared<RunLayer>();
+  auto evictions = std::make_shared<LayerEvictions>();
+  evictions->evicted_at = Tensor<std::int32_t, 2>({2, 6}, -1);
+  evictions->evicted_at(0, 0) = 0;
+  evictions->evicted_at(0, 1) = 0;
+  evictions->evicted_at(1, 0) = 2;
+  layer->evictions = evictions;
+  layer->metrics["output_error"] = {{2}, {"step"}, {}, {0.5F, 0.25F}};
+  layer->metrics["head_output_error"] = {{4, 2}, {"query_head", "step"}, {}, {1, 2, 3, 4, 5, 6, 7, 8}};
+  run.layers = {layer, nullptr};
+  const TimeLine all = time_line(run, 0, {});
+  EXPECT_EQ(all.evicted, (std::vector<std::int64_t>{2, 0, 1}));
+  EXPECT_EQ(all.error_metric, "output_error");
+  EXPECT_EQ(all.error[2], 0.25);
+  const TimeLine some = time_line(run, 0, {2, 3});
+  EXPECT_EQ(some.evicted, (std::vector<std::int64_t>{0, 0, 1}));
+  EXPECT_EQ(some.error[1], 6);
+  EXPECT_TRUE(time_line(run, 1, {}).evicted.empty());
+}
+
+}  // namespace
+}  // namespace kvreplay::gui
