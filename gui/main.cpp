@@ -70,8 +70,9 @@ int run(const Options& options) {
   if (options.files.isEmpty()) window.session().open_bundled();
   window.show();
   if (!options.screenshots.isEmpty()) {
-    window.reset_layout();
     window.resize(1600, 1000);
+    QApplication::processEvents();
+    window.reset_layout();
     kvreplay::gui::write_screenshots(window, options.screenshots);
     return 0;
   }

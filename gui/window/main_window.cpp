@@ -8,10 +8,12 @@
 #include <QDockWidget>
 #include <QFileDialog>
 #include <QFileInfo>
+#include <QLayout>
 #include <QMenuBar>
 #include <QMessageBox>
 #include <QMimeData>
 #include <QSettings>
+#include <QTimer>
 
 #include "core/base/error.h"
 #include "core/base/text_file.h"
@@ -136,12 +138,13 @@ void MainWindow::reset_layout() {
   // The first of each area is the one on top.
   for (auto description = panel_registry().rbegin(); description != panel_registry().rend(); ++description)
     if ((*description)->shown && (*description)->area != PanelArea::left) docks_.at((*description)->name)->raise();
-  if (isVisible()) set_first_sizes();
+  if (isVisible()) QTimer::singleShot(0, this, &MainWindow::set_first_sizes);
 }
 
 // Sizes hold only once the window has its own.
 void MainWindow::set_first_sizes() {
   sizes_are_set_ = true;
+  layout()->activate();
   QList<QDockWidget*> left, bottom, side;
   for (const PanelDescription* description : panel_registry()) {
     if (!description->shown) continue;
@@ -153,9 +156,23 @@ void MainWindow::set_first_sizes() {
   QList<int> heights;
   for (int i = 0; i < left.size(); ++i) heights << (i + 1) * 100;  // the form needs more than the list above it
   resizeDocks(left, heights, Qt::Vertical);
-  resizeDocks({left.front()}, {std::min(360, width() / 4)}, Qt::Horizontal);
-  resizeDocks(side, QList<int>(side.size(), width() / 4), Qt::Horizontal);
-  resizeDocks(bottom, QList<int>(bottom.size(), std::min(260, height() / 4)), Qt::Vertical);
+  // Without a widget in the centre the docks share all the width, so each column is given its own.
+  const int narrow = std::min(360, width() / 4), beside = side.isEmpty() ? 0 : width() / 4;
+  QList<QDockWidget*> columns{left.front()};
+  QList<int> widths{narrow};
+  for (const PanelDescription* description : panel_registry())
+    if (description->shown && description->area == PanelArea::main && columns.size() == 1) {
+      columns << docks_.at(description->name);
+      widths << width() - narrow - beside;
+    }
+  if (!side.isEmpty()) {
+    columns << side.front();
+    widths << beside;
+  }
+  resizeDocks(columns, widths, Qt::Horizontal);
+  if (bottom.isEmpty()) return;
+  const int low = std::min(260, height() / 4);
+  if (columns.size() > 1) resizeDocks({columns[1], bottom.front()}, {height() - low, low}, Qt::Vertical);
 }
 
 Panel& MainWindow::panel(const std::string& name) {
@@ -423,7 +440,7 @@ void MainWindow::closeEvent(QCloseEvent* event) {
 
 void MainWindow::showEvent(QShowEvent* event) {
   QMainWindow::showEvent(event);
-  if (!sizes_are_set_) set_first_sizes();
+  if (!sizes_are_set_) QTimer::singleShot(0, this, &MainWindow::set_first_sizes);
 }
 
 void MainWindow::dragEnterEvent(QDragEnterEvent* event) {

@@ -68,6 +68,7 @@ class ControlsPanel final : public Panel {
       return;
     }
     color_sides();
+    if (what & Change::theme) fill_policy();
     const RunSpec* spec = store().spec(side_);
     const bool live = spec != nullptr && spec->source == RunSpec::Source::live;
     body_->setEnabled(live);

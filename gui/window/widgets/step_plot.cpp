@@ -82,7 +82,7 @@ void StepPlot::paintEvent(QPaintEvent*) {
     const double x = std::round(x_of(step)) + 0.5;
     if (x < area.left() - 1 || x > area.right() + 1) return;
     painter.setPen(QPen(color, width));
-    painter.drawLine(QPointF(x, area.top()), QPointF(x, area.bottom()));
+    for (const QRectF& part : {counts, values}) painter.drawLine(QPointF(x, part.top()), QPointF(x, part.bottom()));
   };
   if (hover_ >= 0) line_at(hover_, style.muted, 1);
   line_at(step_, style.ink, 2);
