@@ -130,6 +130,7 @@ class TokenStripPanel final : public Panel {
     side_->setItemData(2, QString::fromUtf8("Both runs' bars below each token; colours show B − A"), Qt::ToolTipRole);
     about_ = new QLabel(this);
     about_->setObjectName("token_strip_about");
+    about_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Preferred);
     connect(quantity_, &QComboBox::activated, this,
             [this] { set_setting("quantity", quantity_->currentData().toString().toStdString()); });
     connect(side_, &QComboBox::activated, this,
