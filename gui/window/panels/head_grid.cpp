@@ -1,0 +1,293 @@
+// Head grid: layer × head, a number or a small map each: which head breaks.
+#include <QHBoxLayout>
+#include <QLabel>
+#include <QPushButton>
+#include <QVBoxLayout>
+#include <algorithm>
+#include <cmath>
+
+#include "core/base/text.h"
+#include "gui/figure/axis.h"
+#include "gui/model/background.h"
+#include "gui/model/head_values.h"
+#include "gui/window/panel.h"
+#include "gui/window/theme.h"
+#include "gui/window/widgets/choice.h"
+#include "gui/window/widgets/head_grid_view.h"
+
+namespace kvreplay::gui {
+namespace {
+
+constexpr int stretches = 48;  // of the text, in a head's small map
+
+QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
+
+QString signed_number(float value, int digits = 3) {
+  if (std::isnan(value)) return "–";
+  return text(figure::number_label(value, digits)).replace('-', QChar(0x2212));
+}
+
+class HeadGridPanel final : public Panel {
+ public:
+  HeadGridPanel(Store& the_store, const PanelDescription& description)
+      : Panel(the_store, description),
+        view_(new HeadGridView(this)),
+        readout_(new QLabel(this)),
+        quantity_(new Choice("head_grid_quantity", "What is shown of each head", {}, this)),
+        runs_(new Choice("head_grid_runs", "Which run", {{"a", "A"}, {"b", "B"}, {"difference", "B − A"}}, this)),
+        when_(new Choice("head_grid_when", "Which decode steps", {{"mean", "Mean of steps"}, {"step", "Step on screen"}},
+                         this)),
+        worst_(new QPushButton("Worst head", this)) {
+    view_->setObjectName("head_grid_view");
+    view_->setAccessibleName("Head grid");
+    readout_->setObjectName("head_grid_readout");
+    readout_->setTextFormat(Qt::PlainText);
+    readout_->setWordWrap(true);
+    readout_->setAlignment(Qt::AlignLeft | Qt::AlignTop);
+    readout_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Fixed);
+    readout_->setFixedHeight(2 * QFontMetrics(readout_->font()).lineSpacing() + 6);
+    readout_->setContentsMargins(8, 0, 8, 4);
+    worst_->setObjectName("head_grid_worst");
+    worst_->setToolTip("Select the head that is farthest to the bad side; its cell has a corner cut off");
+
+    auto* content = new QWidget(this);
+    auto* layout = new QVBoxLayout(content);
+    layout->setContentsMargins(0, 4, 0, 0);
+    layout->setSpacing(2);
+    auto* bar = new QHBoxLayout;
+    bar->setContentsMargins(8, 0, 8, 0);
+    for (QWidget* widget : std::initializer_list<QWidget*>{quantity_, runs_, when_, worst_}) bar->addWidget(widget);
+    bar->addStretch(1);
+    layout->addLayout(bar);
+    layout->addWidget(view_, 1);
+    layout->addWidget(readout_);
+    set_content(content);
+    setFocusProxy(view_);
+
+    connect(quantity_, &Choice::chosen, this, [this](const std::string& value) { set_setting("quantity", value); });
+    connect(runs_, &Choice::chosen, this, [this](const std::string& value) { set_setting("runs", value); });
+    connect(when_, &Choice::chosen, this, [this](const std::string& value) { set_setting("when", value); });
+    connect(worst_, &QPushButton::clicked, this, [this] {
+      if (const auto& worst = view_->grid().worst) select(worst->row, worst->column, {});
+    });
+    connect(view_, &HeadGridView::clicked, this, &HeadGridPanel::select);
+    connect(view_, &HeadGridView::row_clicked, this, [this](int layer) {
+      Selection next = selection();
+      next.layer = layer;
+      next.heads.clear();
+      store().set_selection(std::move(next));
+    });
+    connect(view_, &HeadGridView::hovered, this, [this](int layer, int head) {
+      Focus focus;
+      focus.layer = layer;
+      focus.head = head;
+      store().set_focus(focus);
+      show_readout();
+    });
+  }
+
+  std::unique_ptr<figure::Figure> figure() const override;
+
+ protected:
+  void refresh(Changes what) override {
+    const std::string runs = setting("runs", "a");
+    const auto first = run_or_message(runs == "b" ? Side::b : Side::a);
+    if (first == nullptr) return;
+    const auto second = runs == "difference" ? run_or_message(Side::b) : first;
+    if (second == nullptr) return;
+    if (first->num_layers() != second->num_layers() || first->query_heads != second->query_heads)
+      return show_message("Runs A and B are of different models.", "A difference needs two runs of one model.");
+    show_settings(*first);
+    if (what & ~Changes(Change::focus | Change::zoom)) fill(first, second, runs == "difference");
+    view_->set_selected(selection().layer, selection().heads);
+    const Focus& focus = store().focus();
+    view_->set_focus_cell(focus.head >= 0 && focus.layer >= 0 ? std::optional<HeadGrid::Place>({focus.layer, focus.head})
+                                                              : std::nullopt);
+    show_readout();
+  }
+
+ private:
+  bool shows_maps() const { return quantity() == "maps"; }
+  std::string quantity() const { return setting("quantity", "head_output_error"); }
+
+  void show_settings(const Run& run) {
+    std::vector<Choice::Option> options;
+    for (const std::string& name : head_quantities(run)) {
+      const MetricInfo& info = head_quantity(name);
+      options.push_back({name, text(info.title), text(info.doc)});
+    }
+    options.push_back({"maps", "What it keeps (maps)", "The share of tokens that the head keeps, along the text"});
+    quantity_->set_options(options);
+    quantity_->show_value(quantity());
+    runs_->show_value(setting("runs", "a"));
+    when_->show_value(setting("when", "mean"));
+    when_->setEnabled(!shows_maps());
+    worst_->setEnabled(view_->grid().worst.has_value());
+  }
+
+  // 0 means the mean over steps, but for counts and maps, which are as of a step.
+  int step() const {
+    if (shows_maps() || quantity() == kept_count_name) return selection().step;
+    return setting("when", "mean") == "step" ? std::max(1, selection().step) : 0;
+  }
+
+  void fill(const std::shared_ptr<const Run>& first, const std::shared_ptr<const Run>& second, bool difference) {
+    if (shows_maps()) return ask_for_maps(first, second, difference);
+    background_.drop(this);
+    const MetricInfo& info = head_quantity(quantity());
+    Tensor<float, 2> values = head_values(*second, info.name, step());
+    if (difference) {
+      const Tensor<float, 2> subtracted = head_values(*first, info.name, step());
+      for (std::int64_t i = 0; i < values.size(); ++i) values.data()[i] -= subtracted.data()[i];
+    }
+    HeadGrid grid = empty_grid(*first);
+    grid.values.assign(values.data(), values.data() + values.size());
+    if (const auto worst = worst_head(values, info, difference)) grid.worst = {worst->layer, worst->head};
+    grid.scale.label = info.title + (info.unit.empty() ? "" : " (" + info.unit + ")") + (difference ? ", B − A" : "");
+    grid.scale.missing_label = "";
+    float low = 0, high = 0;
+    for (const float value : grid.values) {
+      if (std::isnan(value)) grid.scale.missing_label = "not measured yet";
+      low = value < low ? value : low;
+      high = value > high ? value : high;
+    }
+    if (difference) low = -(high = std::max(-low, high));
+    grid.scale.map = difference ? figure::ColorMap::diverging : figure::ColorMap::viridis;
+    grid.scale.low = low;
+    grid.scale.high = high > low ? high : low + 1;
+    grid.number = [](float value) { return signed_number(value, 2); };
+    show_grid(std::move(grid));
+  }
+
+  HeadGrid empty_grid(const Run& run) const {
+    const auto document = store().document();
+    HeadGrid grid;
+    grid.rows = run.num_layers();
+    grid.columns = run.query_heads;
+    grid.row_label = "layer";
+    grid.column_label = "query head";
+    if (document != nullptr && document->num_layers() == grid.rows)
+      grid.row_name = [document](int layer) { return QString::number(document->layer_number(layer)); };
+    return grid;
+  }
+
+  void ask_for_maps(const std::shared_ptr<const Run>& first, const std::shared_ptr<const Run>& second, bool difference) {
+    background_.ask<Tensor<float, 3>>(
+        this,
+        [first, second, difference, at = step()] {
+          Tensor<float, 3> maps = head_maps(*second, at, stretches);
+          if (!difference) return maps;
+          const Tensor<float, 3> subtracted = head_maps(*first, at, stretches);
+          for (std::int64_t i = 0; i < maps.size(); ++i) maps.data()[i] -= subtracted.data()[i];
+          return maps;
+        },
+        [this, first, difference](const std::shared_ptr<const Tensor<float, 3>>& maps, const std::string& problem) {
+          if (maps == nullptr) return show_message(text(problem));
+          if (!shows_maps()) return;
+          HeadGrid grid = empty_grid(*first);
+          grid.map_size = stretches;
+          grid.values.assign(maps->data(), maps->data() + maps->size());
+          grid.scale.label = difference ? "share kept by B minus that of A, along the text" : "share kept, along the text";
+          grid.scale.map = difference ? figure::ColorMap::diverging : figure::ColorMap::cividis;
+          grid.scale.reversed = !difference && !style_now().dark;
+          grid.scale.low = difference ? -1 : 0;
+          const bool missing =
+              std::any_of(grid.values.begin(), grid.values.end(), [](float one) { return std::isnan(one); });
+          grid.scale.missing_label = missing ? "not evaluated yet" : "";
+          show_grid(std::move(grid));
+        });
+  }
+
+  void show_grid(HeadGrid grid) {
+    worst_->setEnabled(grid.worst.has_value());
+    view_->set_grid(std::move(grid));
+    show_readout();
+  }
+
+  void select(int layer, int head, Qt::KeyboardModifiers modifiers) {
+    Selection next = selection();
+    const bool add = (modifiers & Qt::ControlModifier) != 0 && layer == next.layer;
+    const auto found = std::find(next.heads.begin(), next.heads.end(), head);
+    if (!add)
+      next.heads = {head};
+    else if (found != next.heads.end())
+      next.heads.erase(found);
+    else
+      next.heads.push_back(head);
+    next.layer = layer;
+    store().set_selection(std::move(next));
+  }
+
+  QString when_text() const {
+    if (shows_maps() || quantity() == kept_count_name)
+      return selection().step == 0 ? QString("when the prompt ended") : QString("after step %1").arg(selection().step);
+    return step() == 0 ? QString("mean of steps") : QString("step %1").arg(step());
+  }
+
+  QString cell_text(int layer, int head) const {
+    const HeadGrid& grid = view_->grid();
+    const auto document = store().document();
+    const int number = document != nullptr && layer < document->num_layers() ? document->layer_number(layer) : layer;
+    const QString name = QString("layer %1, head %2").arg(number).arg(head);
+    if (grid.map_size > 1 || layer >= grid.rows || head >= grid.columns) return name;
+    return name + ": " + signed_number(grid.values[static_cast<std::size_t>(layer * grid.columns + head)], 4);
+  }
+
+  void show_readout() {
+    const HeadGrid& grid = view_->grid();
+    const Focus& focus = store().focus();
+    QString line;
+    if (focus.layer >= 0 && focus.head >= 0) line = cell_text(focus.layer, focus.head) + "  ·  ";
+    line += quantity_->currentText() + ", " + when_text();
+    if (grid.worst) line += "  ·  worst is " + cell_text(grid.worst->row, grid.worst->column);
+    readout_->setText(line);
+    view_->setAccessibleDescription(line);
+  }
+
+  HeadGridView* view_;
+  QLabel* readout_;
+  Choice *quantity_, *runs_, *when_;
+  QPushButton* worst_;
+  Background background_;
+};
+
+std::unique_ptr<figure::Figure> HeadGridPanel::figure() const {
+  const HeadGrid& grid = view_->grid();
+  if (grid.rows == 0 || store().document() == nullptr) return nullptr;
+  auto map = std::make_unique<figure::HeatMap>();
+  map->title = quantity_->currentText().toStdString() + " by head";
+  const auto a = store().run_a(), b = store().run_b();
+  const std::string runs = setting("runs", "a");
+  map->subtitle = (runs == "a"   ? (a ? a->label : "")
+                   : runs == "b" ? (b ? b->label : "")
+                                 : (b ? b->label : "") + " minus " + (a ? a->label : "")) +
+                  "; " + when_text().toStdString();
+  map->rows = grid.rows;
+  map->columns = static_cast<std::int64_t>(grid.columns) * grid.map_size;
+  map->column_group = grid.map_size;
+  map->row_label = "layer", map->column_label = "query head";
+  for (int layer = 0; layer < grid.rows; ++layer)
+    map->row_names.push_back(grid.row_name ? grid.row_name(layer).toStdString() : std::to_string(layer));
+  map->numbers = grid.map_size == 1;
+  if (grid.map_size > 1) map->reduction = figure::Reduction::mean;
+  std::vector<float> values = grid.values;
+  put_scale(grid.scale, *map, values);
+  map->panels.push_back({"", std::move(values)});
+  return map;
+}
+
+}  // namespace
+
+const PanelDescription& head_grid_panel() {
+  static const PanelDescription description = {
+      .name = "head_grid",
+      .title = "Head grid",
+      .question = "Which head of which layer breaks?",
+      .area = PanelArea::side,
+      .shown = true,
+      .make = [](Store& store) -> Panel* { return new HeadGridPanel(store, head_grid_panel()); },
+  };
+  return description;
+}
+
+}  // namespace kvreplay::gui
