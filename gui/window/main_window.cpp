@@ -14,6 +14,7 @@
 #include <QMimeData>
 #include <QSettings>
 #include <QTimer>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/text_file.h"
@@ -112,10 +113,11 @@ void MainWindow::make_panels() {
 
 void MainWindow::reset_layout() {
   std::map<PanelArea, QDockWidget*> last;
+  std::set<const PanelDescription*> placed;
   QDockWidget* main = nullptr;
-  const auto place = [&](PanelArea area, Qt::DockWidgetArea side) {
+  const auto place = [&](PanelArea area, Qt::DockWidgetArea side, bool first) {
     for (const PanelDescription* description : panel_registry()) {
-      if (description->area != area) continue;
+      if (description->area != area || !placed.insert(description).second) continue;
       QDockWidget* dock = docks_.at(description->name);
       dock->setFloating(false);
       if (last[area] != nullptr && area != PanelArea::left)
@@ -127,12 +129,16 @@ void MainWindow::reset_layout() {
       dock->setVisible(description->shown);
       last[area] = dock;
       if (area == PanelArea::main && main == nullptr) main = dock;
+      if (first) break;
     }
   };
-  place(PanelArea::left, Qt::LeftDockWidgetArea);
-  place(PanelArea::main, Qt::RightDockWidgetArea);
-  place(PanelArea::side, Qt::RightDockWidgetArea);
-  place(PanelArea::bottom, Qt::BottomDockWidgetArea);
+  // The first of every area before the others: what is split off a dock that has tabs becomes one of them.
+  for (const bool first : {true, false}) {
+    place(PanelArea::left, Qt::LeftDockWidgetArea, first);
+    place(PanelArea::main, Qt::RightDockWidgetArea, first);
+    place(PanelArea::side, Qt::RightDockWidgetArea, first);
+    place(PanelArea::bottom, Qt::BottomDockWidgetArea, first);
+  }
   // The left column goes down to the bottom edge.
   setCorner(Qt::BottomLeftCorner, Qt::LeftDockWidgetArea);
   // The first of each area is the one on top.

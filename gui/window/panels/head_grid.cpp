@@ -37,7 +37,7 @@ class HeadGridPanel final : public Panel {
         runs_(new Choice("head_grid_runs", "Which run", {{"a", "A"}, {"b", "B"}, {"difference", "B − A"}}, this)),
         when_(new Choice("head_grid_when", "Which decode steps", {{"mean", "Mean of steps"}, {"step", "Step on screen"}},
                          this)),
-        worst_(new QPushButton("Worst head", this)) {
+        worst_(new QPushButton("Worst", this)) {
     view_->setObjectName("head_grid_view");
     view_->setAccessibleName("Head grid");
     readout_->setObjectName("head_grid_readout");
