@@ -94,7 +94,12 @@ LiveReplay::KeptLayer& LiveReplay::kept_layer(int layer) {
     return kept_.front();
   }
   const std::int64_t most = std::max<std::int64_t>(1, options_.memory_bytes / std::max<std::int64_t>(1, bytes_of_layer()));
-  while (static_cast<std::int64_t>(kept_.size()) >= most) kept_.pop_back();
+  const auto is_pinned = [&](const KeptLayer& each) { return each.layer == pinned_; };
+  while (static_cast<std::int64_t>(kept_.size()) >= most) {
+    const auto oldest = std::find_if_not(kept_.rbegin(), kept_.rend(), is_pinned);
+    if (oldest == kept_.rend()) break;
+    kept_.erase(std::prev(oldest.base()));
+  }
   kept_.push_front({layer, nullptr, nullptr});
   KeptLayer& kept = kept_.front();
   try {
@@ -105,6 +110,12 @@ LiveReplay::KeptLayer& LiveReplay::kept_layer(int layer) {
   }
   kept.workspace = std::make_unique<LayerWorkspace>(kept.loaded, backend_, false, across_layers_);
   return kept_.front();
+}
+
+std::vector<int> LiveReplay::loaded_layers() const {
+  std::vector<int> layers;
+  for (const KeptLayer& kept : kept_) layers.push_back(kept.layer);
+  return layers;
 }
 
 LiveLayer LiveReplay::evict(const LiveRun& run, int layer, bool scores) {

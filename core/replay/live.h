@@ -33,7 +33,7 @@ struct MeasuredSteps;
 struct LiveOptions {
   // Empty: every metric that the trace has data for and that does not rank or sort (those take seconds on long traces).
   std::vector<const Metric*> metrics;
-  // What may be kept between requests; the layer of the last request is kept in any case.
+  // What may be kept between requests; the layer of the last request and the pinned one are kept in any case.
   std::int64_t memory_bytes = std::int64_t{768} << 20;
 };
 
@@ -69,6 +69,10 @@ class LiveReplay {
 
   const std::vector<const Metric*>& metrics() const { return metrics_; }
 
+  // The layer on screen: it stays loaded while others are asked for.
+  void pin(int layer) { pinned_ = layer; }
+  std::vector<int> loaded_layers() const;  // those that are kept now, the last used first
+
   // Throws Error as replay() does: a budget below what the policy always keeps.
   LiveRun plan(PolicySpec spec, const Budget& budget) const;
 
@@ -101,6 +105,7 @@ class LiveReplay {
   std::shared_ptr<const MetricTable> table_;
   std::shared_ptr<SharedValues> across_layers_ = std::make_shared<SharedValues>();
   std::list<KeptLayer> kept_;  // the last used first
+  int pinned_ = -1;
 };
 
 }  // namespace kvreplay

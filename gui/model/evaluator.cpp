@@ -89,6 +89,8 @@ class Evaluator::Worker {
           if (dirty_) take_over_requests();
           if (std::exchange(stop_all_, false))
             for (auto& each : tasks_) each->stop();
+          for (auto& [document, live] : live_)
+            live->pin(document->layer_number(std::clamp(look_.layer, 0, document->num_layers() - 1)));
           std::tie(task, piece) = choose();
           if (task != nullptr) break;
           flush(Seconds{0});

@@ -71,6 +71,23 @@ TEST_P(Live, KeepsNothingOfMemoryThatItMayNotUse) {
 INSTANTIATE_TEST_SUITE_P(Policies, Live, testing::Values("snapkv", "snapkv@released", "h2o", "tova", "snapkv:merge=pivot"),
                          [](const auto& test) { return std::to_string(test.index); });
 
+TEST(ThePinnedLayer, StaysLoadedWhileOthersComeAndGo) {
+  SyntheticParameters parameters = small();
+  parameters.layers = 4;
+  const auto trace = make_synthetic(parameters);
+  const auto backend = make_cpu_backend();
+  LiveOptions tight;
+  tight.memory_bytes = 1;  // room for one layer
+  LiveReplay live(*trace, *backend, tight);
+  live.pin(2);
+  const LiveRun run = live.plan(parse_policy("snapkv"), Budget::parse("40%"));
+  for (const int layer : {2, 0, 1, 3}) live.evict(run, layer);
+  EXPECT_EQ(live.loaded_layers(), (std::vector<int>{3, 2}));
+  live.pin(3);
+  live.evict(run, 0);
+  EXPECT_EQ(live.loaded_layers(), (std::vector<int>{0, 3}));
+}
+
 TEST(LiveMeasurements, ThatAreNotThereAreNan) {
   const auto trace = make_synthetic(small());
   const auto backend = make_cpu_backend();
