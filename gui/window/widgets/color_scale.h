@@ -45,7 +45,7 @@ class ColorTable {
   void colors(const float* values, int count, QRgb* out) const;
 
  private:
-  static constexpr int size = 512;
+  static constexpr int size = 513;  // odd: the middle of a diverging map is one of them
   ColorScale scale_;
   std::vector<QRgb> table_;
   std::vector<std::pair<float, QRgb>> states_;

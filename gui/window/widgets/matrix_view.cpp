@@ -55,6 +55,8 @@ MatrixView::MatrixView(QWidget* parent) : QAbstractScrollArea(parent) {
 void MatrixView::set_content(MatrixContent content) {
   const bool same_size = content.columns == content_.columns && content.rows == content_.rows;
   content_ = std::move(content);
+  std::stable_sort(content_.marks.begin(), content_.marks.end(),
+                   [](const MatrixMark& a, const MatrixMark& b) { return a.begin < b.begin; });
   setVerticalScrollBarPolicy(content_.zoom_rows ? Qt::ScrollBarAlwaysOn : Qt::ScrollBarAlwaysOff);
   image_is_old_ = true;
   if (!same_size) set_visible({}, {});

@@ -53,6 +53,7 @@ struct MatrixContent {
   bool zoom_rows = false;    // rows can be zoomed and scrolled, too
   bool zoom_both = false;    // and the wheel does both at once
   bool row_numbers = false;  // the rows are numbers of an axis with ticks, not names
+  double first_row = 0;      // of such an axis: the number of row 0, where rows are numbered without gaps
 };
 
 // Where columns and rows lie on the widget, in its own (device-independent) pixels.

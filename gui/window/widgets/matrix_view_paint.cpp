@@ -287,10 +287,11 @@ void MatrixView::paint_rows_axis(QPainter& painter, const Layout& layout) {
   };
   if (content_.row_numbers) {
     const int count = std::max(2, geometry.map.height() / 36);
-    for (const auto& tick : figure::linear_ticks(std::max(0.0, rows_.low - 0.5), rows_.high - 0.5, count, true)) {
-      const double y = geometry.y_of(tick.value + 0.5);
+    const double low = content_.first_row + std::max(0.0, rows_.low - 0.5), high = content_.first_row + rows_.high - 0.5;
+    for (const auto& tick : figure::linear_ticks(low, high, count, true)) {
+      const double row = tick.value - content_.first_row, y = geometry.y_of(row + 0.5);
       painter.fillRect(QRectF(geometry.map.left() - 4, std::floor(y), 4, 1), style.muted);
-      write(y, row_text(static_cast<std::int64_t>(tick.value)));
+      write(y, row_text(static_cast<std::int64_t>(row)));
     }
     return;
   }

@@ -31,8 +31,8 @@ QString token_description(const Document& document, std::int64_t position) {
                      .arg(QString::fromStdString(figure::number_label(static_cast<double>(position), 9)))
                      .arg(token_text(document, position));
   if (const TextSpan* span = document.span_at(position)) line += ", in " + QString::fromStdString(span->label);
-  if (position >= document.prompt_length())
-    line += QString(", generated at step %1").arg(position - document.prompt_length());
+  const std::int64_t step = position - document.prompt_length() + 1;
+  if (step > 0) line += QString(", of step %1").arg(step);
   return line;
 }
 
