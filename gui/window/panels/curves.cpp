@@ -62,6 +62,11 @@ class CurvesPanel final : public Panel {
       chart_.reset();
       return;
     }
+    if (swept_document_ != store().document()) {
+      sweep_.stop();
+      swept_.clear();
+      swept_document_ = store().document();
+    }
     axis_->show_value(setting("against", "budget"));
     fill_metrics();
     show();
@@ -154,8 +159,6 @@ class CurvesPanel final : public Panel {
       return;
     }
     if (std::find(policies.begin(), policies.end(), bound_policy) == policies.end()) policies.emplace_back(bound_policy);
-    if (swept_document_ != document) swept_.clear();
-    swept_document_ = document;
     sweep_.start(document, policies, sweep_budgets);
     set_setting("against", "budget");
   }

@@ -44,7 +44,7 @@ constexpr std::array<QuantityChoice, 6> choices = {{
     {Quantity::attention_after, "attention_after", "Attention after", "attention of the query, evicted cache", true, false,
      4},
     {Quantity::evicted_at, "evicted_at", "Eviction step", "evicted after step", false, false, 0},
-    {Quantity::worth, "worth", "Worth", "squared error less if it alone were restored", true, true, 3},
+    {Quantity::worth, "worth", "Worth", "squared error less if it alone were restored", false, true, 0},
 }};
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
@@ -312,9 +312,16 @@ class TokenStripPanel final : public Panel {
     return look;
   }
 
+  // Of hundreds of tokens at every movement: straight from the table.
   float share_kept(const Run& run, std::int64_t token, const std::vector<int>& heads) const {
+    const int step = selection().step;
+    if (token >= run.prompt + step) return 1;
+    const std::int32_t* evicted_at = run.layers[static_cast<std::size_t>(selection().layer)]->evicted_at().data() + token;
     int kept = 0;
-    for (const int head : heads) kept += run.kept(selection().layer, head, token, selection().step) ? 1 : 0;
+    for (const int head : heads) {
+      const std::int32_t at = evicted_at[run.row_of(head) * run.tokens];
+      kept += at < 0 || at > step ? 1 : 0;
+    }
     return static_cast<float>(kept) / static_cast<float>(heads.size());
   }
 

@@ -96,10 +96,24 @@ QString TokenView::shown_text(std::int64_t token) const {
   return QString::fromStdString(with_signs(document_->token_text(token)));
 }
 
+// Shaping a text takes most of the time of drawing it.
+const QStaticText& TokenView::laid_out(std::int64_t token) const {
+  constexpr std::size_t most = 4096;
+  if (laid_out_.size() > most) laid_out_.clear();
+  const auto [entry, fresh] = laid_out_.try_emplace(std::string_view(document_->token_text(token)));
+  if (fresh) {
+    entry->second.setTextFormat(Qt::PlainText);
+    entry->second.setPerformanceHint(QStaticText::AggressiveCaching);
+    entry->second.setText(shown_text(token));
+  }
+  return entry->second;
+}
+
 // A vocabulary is far smaller than a long text: each different token is measured once.
 void TokenView::measure() {
   widths_.clear();
   ends_line_.clear();
+  laid_out_.clear();
   if (document_ != nullptr) {
     const QFontMetricsF metrics(text_font());
     std::unordered_map<std::string_view, float> known;
@@ -245,11 +259,11 @@ void TokenView::paint_token(QPainter& painter, const Place& place) const {
   }
   const bool gone = look.known && !look.kept.empty() &&
                     std::all_of(look.kept.begin(), look.kept.end(), [](float share) { return !(share > 0); });
-  if (gone) ink.setAlphaF(0.62F);
+  if (gone) ink.setAlphaF(look.ground.isValid() ? 0.8F : 0.62F);
   if (!look.known) ink = style.muted;
   painter.setPen(ink);
   const double baseline = text_box.top() + 1 + metrics.ascent();
-  painter.drawText(QPointF(place.box.left(), baseline), shown_text(place.token));
+  painter.drawStaticText(QPointF(place.box.left(), text_box.top() + 1), laid_out(place.token));
   QColor strike = ink;
   strike.setAlphaF(0.4F);
   if (gone)

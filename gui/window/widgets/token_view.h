@@ -4,8 +4,11 @@
 
 #include <QAbstractScrollArea>
 #include <QColor>
+#include <QStaticText>
 #include <functional>
 #include <memory>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "gui/model/document.h"
@@ -66,6 +69,7 @@ class TokenView final : public QAbstractScrollArea {
     QRectF box;
   };
   QString shown_text(std::int64_t token) const;
+  const QStaticText& laid_out(std::int64_t token) const;
   void measure();
   void wrap();
   void update_bars();
@@ -84,6 +88,7 @@ class TokenView final : public QAbstractScrollArea {
   int current_ = -1;
   std::int64_t focus_ = -1, anchor_ = -1, cursor_ = -1;
   bool dragging_ = false, scrolling_self_ = false;
+  mutable std::unordered_map<std::string_view, QStaticText> laid_out_;  // of the bytes of tokens that were on screen
   std::vector<float> widths_;
   std::vector<bool> ends_line_;
   LineIndex lines_;

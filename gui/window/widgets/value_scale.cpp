@@ -112,6 +112,7 @@ int ScaleKey::lay_out(QPainter* painter, int width) const {
     text(left + before + strip_width + style.space / 2, to, style.ink);
     if (painter != nullptr) {
       const QRectF strip(left + before, y + (row_height - strip_height) / 2.0, strip_width, strip_height);
+      painter->setRenderHint(QPainter::Antialiasing, false);  // no seams at fractions of a pixel
       for (int i = 0; i < strip_width; ++i) {
         const double share = (i + 0.5) / strip_width, signed_share = scale_.difference ? 2 * share - 1 : share;
         ValueScale plain = scale_;
