@@ -1,6 +1,7 @@
 #include "gui/model/eviction_matrix.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -10,6 +11,19 @@ namespace kvreplay::gui {
 namespace {
 
 constexpr float nothing = std::numeric_limits<float>::quiet_NaN();
+
+// out[i] = of(i) in lanes of a constant number, which the compiler turns into vector instructions.
+template <class Of>
+void fill_with(float* out, std::int64_t count, const Of& of) {
+  constexpr std::int64_t lanes = 8;
+  const std::int64_t whole = count / lanes * lanes;
+  for (std::int64_t i = 0; i < whole; i += lanes) {
+    std::array<float, lanes> values;
+    for (std::int64_t lane = 0; lane < lanes; ++lane) values[static_cast<std::size_t>(lane)] = of(i + lane);
+    std::copy(values.begin(), values.end(), out + i);
+  }
+  for (std::int64_t i = whole; i < count; ++i) out[i] = of(i);
+}
 
 const LayerEvictions* evictions_of(const std::shared_ptr<const Run>& run, int layer) {
   const auto found = run != nullptr ? run->layer(layer) : nullptr;
@@ -101,15 +115,16 @@ void EvictionMatrix::read_row(const Run& run, const RunLayer& layer, std::int64_
   const std::int32_t* evicted_at = layer.evicted_at().data() + run_row * run.tokens;
   if (request_.quantity == MapQuantity::lifetime) {
     const auto whole = static_cast<float>(run.steps + 1);
-    for (std::int64_t i = begin; i < end; ++i)
-      out[i - begin] = evicted_at[i] < 0 ? whole : static_cast<float>(evicted_at[i]);
+    fill_with(out, end - begin, [from = evicted_at + begin, whole](std::int64_t i) {
+      const auto at = static_cast<float>(from[i]);
+      return at < 0 ? whole : at;
+    });
     return;
   }
-  // Compared as unsigned, never (-1) is later than any step.
-  const auto step = static_cast<std::uint32_t>(request_.step);
+  const std::int32_t step = request_.step;
   const std::int64_t last = known(run.prompt + request_.step);
-  for (std::int64_t i = begin; i < last; ++i)
-    out[i - begin] = static_cast<std::uint32_t>(evicted_at[i]) > step ? 1.0F : 0.0F;
+  fill_with(out, last - begin,
+            [from = evicted_at + begin, step](std::int64_t i) { return (from[i] < 0) | (from[i] > step) ? 1.0F : 0.0F; });
   std::fill(out + (last - begin), out + (end - begin), nothing);
 }
 
@@ -140,7 +155,7 @@ void EvictionMatrix::read(std::int64_t row, std::int64_t begin, std::int64_t end
   if (request_.runs == MapRuns::b) return;
   std::vector<float> a(static_cast<std::size_t>(end - begin));
   read_run(*request_.a, row, begin, end, a.data());
-  for (std::size_t i = 0; i < a.size(); ++i) out[i] -= a[i];
+  fill_with(out, end - begin, [out, &a](std::int64_t i) { return out[i] - a[static_cast<std::size_t>(i)]; });
 }
 
 }  // namespace kvreplay::gui

@@ -11,6 +11,7 @@
 #include "gui/figure/heat_map.h"
 #include "gui/window/widgets/choice.h"
 #include "gui/window/widgets/matrix_view.h"
+#include "gui/window/widgets/readout.h"
 #include "tests/gui/panel_fixture.h"
 
 namespace kvreplay::gui {
@@ -181,7 +182,7 @@ TEST_F(AttentionPanel, PointingTellsQueryKeyAndWeight) {
   store.set_zoom("tokens", {100, 120});
   panel->refresh_now();
   QTest::mouseMove(view->viewport(), place_of(6, 111));
-  const QString said = find<QLabel>("attention_view_readout")->text();
+  const QString said = find<Readout>("attention_view_readout")->text();
   EXPECT_TRUE(said.contains("query of token 206")) << said.toStdString();
   EXPECT_TRUE(said.contains("key of token 111")) << said.toStdString();
   EXPECT_TRUE(said.contains(store.run_a()->kept(0, 0, 111, 6) ? "·  attention " : "·  evicted")) << said.toStdString();

@@ -10,6 +10,7 @@
 #include "gui/model/eviction_matrix.h"
 #include "gui/window/widgets/choice.h"
 #include "gui/window/widgets/matrix_view.h"
+#include "gui/window/widgets/readout.h"
 #include "tests/gui/panel_fixture.h"
 
 namespace kvreplay::gui {
@@ -145,7 +146,7 @@ TEST_F(Map, APointedAtTokenIsEverybodysFocusAndIsDescribed) {
   EXPECT_EQ(store.focus().token, 17);
   EXPECT_EQ(store.focus().layer, 0);
   EXPECT_EQ(store.run_a()->row_of(store.focus().head), 1);
-  const QString said = find<QLabel>("eviction_map_readout")->text();
+  const QString said = find<Readout>("eviction_map_readout")->text();
   EXPECT_TRUE(said.contains("token 17")) << said.toStdString();
   EXPECT_TRUE(said.contains("KV head 1")) << said.toStdString();
   const bool kept = store.run_a()->layer(0)->evicted_at()(1, 17) < 0;

@@ -9,6 +9,7 @@
 #include "gui/model/head_values.h"
 #include "gui/window/widgets/choice.h"
 #include "gui/window/widgets/head_grid_view.h"
+#include "gui/window/widgets/readout.h"
 #include "tests/gui/panel_fixture.h"
 
 namespace kvreplay::gui {
@@ -54,7 +55,7 @@ TEST_F(Grid, MarksAndSelectsTheWorst) {
   QTest::mouseClick(find<QPushButton>("head_grid_worst"), Qt::LeftButton);
   EXPECT_EQ(store.selection().layer, worst.layer);
   EXPECT_EQ(store.selection().heads, std::vector<int>{worst.head});
-  EXPECT_TRUE(find<QLabel>("head_grid_readout")
+  EXPECT_TRUE(find<Readout>("head_grid_readout")
                   ->text()
                   .contains(QString("worst is layer %1, head %2").arg(worst.layer).arg(worst.head)));
 }

@@ -1,6 +1,5 @@
 // Attention view: queries × keys of one head, to the full cache, to what a run left of it, and the difference.
 #include <QHBoxLayout>
-#include <QLabel>
 #include <QPushButton>
 #include <QTimer>
 #include <QVBoxLayout>
@@ -10,10 +9,12 @@
 #include "gui/figure/axis.h"
 #include "gui/model/attention.h"
 #include "gui/model/background.h"
+#include "gui/model/eviction_matrix.h"
 #include "gui/window/panel.h"
 #include "gui/window/theme.h"
 #include "gui/window/widgets/choice.h"
 #include "gui/window/widgets/matrix_view.h"
+#include "gui/window/widgets/readout.h"
 #include "gui/window/widgets/token_axis.h"
 
 namespace kvreplay::gui {
@@ -48,7 +49,7 @@ class AttentionViewPanel final : public Panel {
   AttentionViewPanel(Store& the_store, const PanelDescription& description)
       : Panel(the_store, description),
         view_(new MatrixView(this)),
-        readout_(new QLabel(this)),
+        readout_(new Readout("attention_view_readout", this)),
         cancel_(new QPushButton("Stop", this)),
         form_(new Choice("attention_view_form", "Which attention",
                          {{"full", "Full cache"}, {"evicted", "Under eviction"}, {"difference", "Difference"}}, this)),
@@ -58,13 +59,6 @@ class AttentionViewPanel final : public Panel {
             {{"generated", "Generated queries"}, {"window", "Window and generated"}, {"all", "All recorded"}}, this)) {
     view_->setObjectName("attention_view_view");
     view_->setAccessibleName("Attention of one head, queries by keys");
-    readout_->setObjectName("attention_view_readout");
-    readout_->setTextFormat(Qt::PlainText);
-    readout_->setWordWrap(true);
-    readout_->setAlignment(Qt::AlignLeft | Qt::AlignTop);
-    readout_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Fixed);
-    readout_->setFixedHeight(2 * QFontMetrics(readout_->font()).lineSpacing() + 6);
-    readout_->setContentsMargins(8, 0, 8, 4);
     cancel_->setObjectName("attention_view_cancel");
     cancel_->setVisible(false);
 
@@ -89,7 +83,7 @@ class AttentionViewPanel final : public Panel {
       background_.drop(this);
       finished();
       stopped_ = true;
-      readout_->setText("Stopped. Choosing anything above starts it again.");
+      readout_->set_text("Stopped. Choosing anything above starts it again.");
     });
     connect(form_, &Choice::chosen, this, [this](const std::string& value) { choose("form", value); });
     connect(runs_, &Choice::chosen, this, [this](const std::string& value) { choose("runs", value); });
@@ -199,6 +193,7 @@ class AttentionViewPanel final : public Panel {
 
   // The visible part anew where the picture of all of it is too coarse.
   void ask_for_detail() {
+    if (!isVisible()) return;  // the next refresh asks
     if (!shown_ || !asked_ || !same_request(*shown_, *asked_) || !whole_.pyramid || background_.is_busy(this)) return;
     const MatrixGeometry geometry = view_->geometry_now();
     const double ratio = view_->devicePixelRatioF();
@@ -285,9 +280,10 @@ class AttentionViewPanel final : public Panel {
   void add_kept_strip(MatrixContent& content) const {
     const auto layer = run_ != nullptr ? run_->layer(shown_->layer) : nullptr;
     if (layer == nullptr) return;
-    std::vector<float> kept(static_cast<std::size_t>(run_->tokens), std::nanf(""));
-    for (std::int64_t token = 0; token < run_->prompt + selection().step && token < run_->tokens; ++token)
-      kept[static_cast<std::size_t>(token)] = run_->kept(shown_->layer, shown_->head, token, selection().step) ? 1.0F : 0.0F;
+    const EvictionMatrix matrix(
+        {run_, nullptr, MapQuantity::kept, MapRows::heads, MapRuns::a, shown_->layer, selection().step});
+    std::vector<float> kept(static_cast<std::size_t>(run_->tokens));
+    matrix.read(run_->row_of(shown_->head), 0, run_->tokens, kept.data());
     strip_step_ = selection().step;
     content.strip = MatrixLayer{
         std::make_shared<const Pyramid>(std::make_shared<StoredMatrix>(1, run_->tokens, std::move(kept)), Reduction::share)};
@@ -349,7 +345,7 @@ class AttentionViewPanel final : public Panel {
     if (rows_done_ == nullptr || rows_asked_ == 0) return;
     cancel_->setVisible(true);
     const double share = static_cast<double>(rows_done_->load()) / static_cast<double>(rows_asked_);
-    readout_->setText(QString("Computing attention … %1 %").arg(static_cast<int>(100 * share)));
+    readout_->set_text(QString("Computing attention … %1 %").arg(static_cast<int>(100 * share)));
   }
 
   void show_readout(std::int64_t row, std::int64_t column) {
@@ -374,12 +370,12 @@ class AttentionViewPanel final : public Panel {
     } else {
       line += "  ·  point at a cell · wheel zooms, drag pans, click selects token and step";
     }
-    readout_->setText(line);
+    readout_->set_text(line);
     view_->setAccessibleDescription(line);
   }
 
   MatrixView* view_;
-  QLabel* readout_;
+  Readout* readout_;
   QPushButton* cancel_;
   Choice *form_, *runs_, *queries_;
   QTimer progress_;

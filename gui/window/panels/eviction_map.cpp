@@ -1,7 +1,6 @@
 // Eviction map: tokens × heads (or × layers), when each token died, its score, or what two runs do differently.
 #include <QComboBox>
 #include <QHBoxLayout>
-#include <QLabel>
 #include <QToolButton>
 #include <QVBoxLayout>
 #include <cmath>
@@ -15,6 +14,7 @@
 #include "gui/window/theme.h"
 #include "gui/window/widgets/choice.h"
 #include "gui/window/widgets/matrix_view.h"
+#include "gui/window/widgets/readout.h"
 #include "gui/window/widgets/token_axis.h"
 
 namespace kvreplay::gui {
@@ -34,7 +34,7 @@ class EvictionMapPanel final : public Panel {
   EvictionMapPanel(Store& the_store, const PanelDescription& description)
       : Panel(the_store, description),
         view_(new MatrixView(this)),
-        readout_(new QLabel(this)),
+        readout_(new Readout("eviction_map_readout", this)),
         quantity_(new Choice("eviction_map_quantity", "What is shown",
                              {{"kept", "Kept or evicted"}, {"lifetime", "When evicted"}, {"score", "Score"}}, this)),
         rows_(new Choice(
@@ -43,13 +43,6 @@ class EvictionMapPanel final : public Panel {
         runs_(new Choice("eviction_map_runs", "Which run", {{"a", "A"}, {"b", "B"}, {"difference", "B − A"}}, this)) {
     view_->setObjectName("eviction_map_view");
     view_->setAccessibleName("Eviction map");
-    readout_->setObjectName("eviction_map_readout");
-    readout_->setTextFormat(Qt::PlainText);
-    readout_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Fixed);
-    readout_->setWordWrap(true);
-    readout_->setAlignment(Qt::AlignLeft | Qt::AlignTop);
-    readout_->setFixedHeight(2 * QFontMetrics(readout_->font()).lineSpacing() + 6);
-    readout_->setContentsMargins(8, 0, 8, 4);
 
     auto* content = new QWidget(this);
     auto* layout = new QVBoxLayout(content);
@@ -292,13 +285,12 @@ class EvictionMapPanel final : public Panel {
     } else {
       line = "Point at a token · wheel zooms, drag pans, click selects, Shift+drag zooms into a part";
     }
-    readout_->setText(line);
-    readout_->setToolTip(line);
+    readout_->set_text(line);
     view_->setAccessibleDescription(line);
   }
 
   MatrixView* view_;
-  QLabel* readout_;
+  Readout* readout_;
   Choice *quantity_, *rows_, *runs_;
   std::shared_ptr<const EvictionMatrix> asked_;
   Built shown_;

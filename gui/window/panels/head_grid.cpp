@@ -1,6 +1,5 @@
 // Head grid: layer × head, a number or a small map each: which head breaks.
 #include <QHBoxLayout>
-#include <QLabel>
 #include <QPushButton>
 #include <QVBoxLayout>
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "gui/window/theme.h"
 #include "gui/window/widgets/choice.h"
 #include "gui/window/widgets/head_grid_view.h"
+#include "gui/window/widgets/readout.h"
 
 namespace kvreplay::gui {
 namespace {
@@ -32,7 +32,7 @@ class HeadGridPanel final : public Panel {
   HeadGridPanel(Store& the_store, const PanelDescription& description)
       : Panel(the_store, description),
         view_(new HeadGridView(this)),
-        readout_(new QLabel(this)),
+        readout_(new Readout("head_grid_readout", this)),
         quantity_(new Choice("head_grid_quantity", "What is shown of each head", {}, this)),
         runs_(new Choice("head_grid_runs", "Which run", {{"a", "A"}, {"b", "B"}, {"difference", "B − A"}}, this)),
         when_(new Choice("head_grid_when", "Which decode steps", {{"mean", "Mean of steps"}, {"step", "Step on screen"}},
@@ -40,13 +40,6 @@ class HeadGridPanel final : public Panel {
         worst_(new QPushButton("Worst", this)) {
     view_->setObjectName("head_grid_view");
     view_->setAccessibleName("Head grid");
-    readout_->setObjectName("head_grid_readout");
-    readout_->setTextFormat(Qt::PlainText);
-    readout_->setWordWrap(true);
-    readout_->setAlignment(Qt::AlignLeft | Qt::AlignTop);
-    readout_->setSizePolicy(QSizePolicy::Ignored, QSizePolicy::Fixed);
-    readout_->setFixedHeight(2 * QFontMetrics(readout_->font()).lineSpacing() + 6);
-    readout_->setContentsMargins(8, 0, 8, 4);
     worst_->setObjectName("head_grid_worst");
     worst_->setToolTip("Select the head that is farthest to the bad side; its cell has a corner cut off");
 
@@ -240,12 +233,12 @@ class HeadGridPanel final : public Panel {
     if (focus.layer >= 0 && focus.head >= 0) line = cell_text(focus.layer, focus.head) + "  ·  ";
     line += quantity_->currentText() + ", " + when_text();
     if (grid.worst) line += "  ·  worst is " + cell_text(grid.worst->row, grid.worst->column);
-    readout_->setText(line);
+    readout_->set_text(line);
     view_->setAccessibleDescription(line);
   }
 
   HeadGridView* view_;
-  QLabel* readout_;
+  Readout* readout_;
   Choice *quantity_, *runs_, *when_;
   QPushButton* worst_;
   Background background_;
