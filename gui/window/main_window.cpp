@@ -106,6 +106,9 @@ void MainWindow::make_panels() {
       if (QAction* asked = action(name.toStdString())) asked->trigger();
     });
     dock->setWidget(panel);
+    connect(dock, &QDockWidget::visibilityChanged, panel, [panel](bool visible) {
+      if (visible) panel->refresh_now();
+    });
     panels_[description->name] = panel;
     docks_[description->name] = dock;
   }

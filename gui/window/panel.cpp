@@ -1,5 +1,6 @@
 #include "gui/window/panel.h"
 
+#include <QEvent>
 #include <QLabel>
 #include <QStackedLayout>
 #include <QTimer>
@@ -106,14 +107,22 @@ void Panel::set_setting(const std::string& name, const std::string& value) {
   store_.set_view(description_.name, name, value);
 }
 
+// A dock behind another one's tab counts as visible; only that nothing of it is seen tells. The window refreshes it when its
+// tab is chosen.
+bool Panel::on_screen() const { return isVisible() && !visibleRegion().isEmpty(); }
+
 // Several changes in one turn of the event loop are one refresh.
 void Panel::collect(Changes what) {
   missed_ |= what;
-  if (scheduled_ || !isVisible()) return;
+  schedule();
+}
+
+void Panel::schedule() {
+  if (!missed_ || scheduled_ || !on_screen()) return;
   scheduled_ = true;
   QTimer::singleShot(0, this, [this] {
     scheduled_ = false;
-    if (isVisible()) refresh_now();
+    if (on_screen()) refresh_now();
   });
 }
 
@@ -121,6 +130,13 @@ void Panel::refresh_now() {
   if (!missed_) return;
   const Changes what = std::exchange(missed_, Changes());
   refresh(what);
+}
+
+// Coming into sight tells itself by no event of its own: by a size, a place or something to draw.
+bool Panel::event(QEvent* event) {
+  const bool handled = QWidget::event(event);
+  if (event->type() == QEvent::Resize || event->type() == QEvent::Move || event->type() == QEvent::Paint) schedule();
+  return handled;
 }
 
 void Panel::showEvent(QShowEvent* event) {

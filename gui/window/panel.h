@@ -101,10 +101,15 @@ class Panel : public QWidget {
   std::string setting(const std::string& name, const std::string& otherwise) const;
   void set_setting(const std::string& name, const std::string& value);
 
+  // Whether anything of it can be seen. Where not, refresh() waits.
+  bool on_screen() const;
+
+  bool event(QEvent* event) override;
   void showEvent(QShowEvent* event) override;
 
  private:
   void collect(Changes what);
+  void schedule();
 
   Store& store_;
   const PanelDescription& description_;

@@ -120,6 +120,7 @@ TEST_F(Window, ThePaletteFindsCommands) {
 TEST_F(Window, TheTimeLineIsScrubbedSteppedAndPlayed) {
   open_example();
   auto* plot = find<StepPlot>("time_line_plot");
+  window->panel("time_line").refresh_now();  // the runs may have come in this turn of the event loop
   QTest::mouseClick(plot, Qt::LeftButton, {}, QPoint(plot->width() - 12, plot->height() / 2));
   EXPECT_EQ(store().selection().step, 12);
   QTest::keyClick(plot, Qt::Key_Left);

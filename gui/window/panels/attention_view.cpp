@@ -193,7 +193,7 @@ class AttentionViewPanel final : public Panel {
 
   // The visible part anew where the picture of all of it is too coarse.
   void ask_for_detail() {
-    if (!isVisible()) return;  // the next refresh asks
+    if (!on_screen()) return;  // the next refresh asks
     if (!shown_ || !asked_ || !same_request(*shown_, *asked_) || !whole_.pyramid || background_.is_busy(this)) return;
     const MatrixGeometry geometry = view_->geometry_now();
     const double ratio = view_->devicePixelRatioF();

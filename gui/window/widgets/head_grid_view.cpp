@@ -68,7 +68,7 @@ HeadGridView::Layout HeadGridView::lay_out() const {
 }
 
 QRectF HeadGridView::cell(int row, int column) const {
-  const QRectF cells = lay_out().cells;
+  const QRectF cells = painting_ ? *painting_ : lay_out().cells;
   const double width = cells.width() / std::max(1, grid_.columns), height = cells.height() / std::max(1, grid_.rows);
   return {cells.left() + column * width, cells.top() + row * height, width, height};
 }
@@ -89,11 +89,13 @@ void HeadGridView::paintEvent(QPaintEvent* /*event*/) {
   painter.fillRect(rect(), style.background);
   if (grid_.rows == 0 || grid_.columns == 0) return;
   const Layout layout = lay_out();
+  painting_ = layout.cells;
   paint_key(grid_.scale, style, &painter, margin, margin / 2, width() - 2 * margin);
   paint_cells(painter);
   if (grid_.map_size == 1) paint_numbers(painter);
   paint_names(painter, layout);
   paint_marks(painter);
+  painting_.reset();
 }
 
 void HeadGridView::paint_cells(QPainter& painter) {

@@ -65,6 +65,7 @@ class HeadGridView final : public QWidget {
   int selected_row_ = -1;
   std::vector<int> selected_columns_;
   std::optional<HeadGrid::Place> focus_;
+  std::optional<QRectF> painting_;  // where the cells are, while all of them are painted
 };
 
 }  // namespace kvreplay::gui
