@@ -15,6 +15,7 @@ namespace kvreplay::cuda {
 
 // What a promised array is, for operations that can do without it.
 class WindowAttention;  // weights of the window [Hq, W, n]: gpu/window.h
+class RemovalErrors;    // errors of the window [Hq, W, n]: gpu/reconstruction.h
 
 struct DeviceArray final : Array::Storage {
   explicit DeviceArray(Buffer<float> made) : values(std::move(made)) {}
@@ -35,6 +36,8 @@ struct DeviceArray final : Array::Storage {
   mutable std::function<Buffer<float>()> make;
   std::optional<Array> prefix_of;           // set for the first columns of the rows of another array
   std::shared_ptr<WindowAttention> window;  // set for weights of a window
+  std::shared_ptr<RemovalErrors> errors;    // set for removal errors of a window
+  bool of_group = false;                    // and for their means over the query heads of each KV head [Hk, W, n]
 };
 
 inline const DeviceArray& device_array(const Array& array) { return static_cast<const DeviceArray&>(array.storage()); }

@@ -14,6 +14,7 @@
 #include "gpu/kernels/selection.h"
 #include "gpu/kernels/smoothing.h"
 #include "gpu/kernels/window_rows.h"
+#include "gpu/reconstruction.h"
 #include "gpu/window.h"
 
 namespace kvreplay {
@@ -148,6 +149,8 @@ Array CudaBackend::reduce_rows(const Array& rows, const std::vector<double>& wei
   Buffer<float> out(device_, heads * n);
   if (const auto window = promised_window(rows)) {
     window->sum(weights, out.data(), nullptr);
+  } else if (const auto errors = promised_errors(rows); errors && RemovalErrors::sums_with(weights)) {
+    errors->sum(weights, device_array(rows).of_group, out.data());
   } else {
     const Buffer<float> factors = device_weights(weights);
     launch_reduce_rows(device_data(rows), heads, static_cast<int>(rows.dim(1)), n, factors.data(), out.data(),
@@ -161,6 +164,9 @@ Array CudaBackend::reduce_group(const Array& scores, int group, Reduction how) {
   device_.make_current();
   std::vector<std::int64_t> shape = scores.shape();
   shape[0] /= group;
+  if (const auto errors = promised_errors(scores);
+      errors && !device_array(scores).of_group && errors->averages_group(group, how))
+    return promised_group_errors(scores, errors);
   const std::int64_t count = element_count(shape);
   Buffer<float> out(device_, count);
   if (const auto window = promised_window(scores); window && window->reduces_group(group, how)) {

@@ -1,8 +1,13 @@
 // The reconstruction error of removing one token: odds · ‖W_h (o - v)‖ (An et al., ReST-KV, ICLR 2026).
+#include "gpu/reconstruction.h"
+
+#include <algorithm>
+
 #include "gpu/cuda_backend.h"
 #include "gpu/kernels/product.h"
 #include "gpu/kernels/removal_error.h"
 #include "gpu/kernels/removal_fused.h"
+#include "gpu/kernels/smoothing.h"
 #include "gpu/kernels/window_rows.h"
 #include "gpu/window.h"
 
@@ -69,6 +74,23 @@ bool fuses(const CudaLayer& layer, const WindowAttention& window, const Reconstr
          (form.prefix_output || window.sees_candidates_alone());
 }
 
+FusedRemoval fused_removal(const CudaLayer& layer, bool project) {
+  const auto& factor = layer.rounded_factor(project);
+  FusedRemoval removal;
+  removal.value = candidate_values(layer, 0);
+  removal.type = layer.value.type;
+  removal.head_stride = layer.tokens * layer.head_dim;
+  removal.kv_heads = layer.num_kv_heads;
+  removal.group = layer.group();
+  removal.dim = layer.head_dim;
+  removal.columns = layer.candidates();
+  removal.factor = factor.matrix.data();
+  removal.factor_unit = factor.unit.data();
+  removal.triangular = factor.triangular;
+  removal.value_scale = factor.value_scale;
+  return removal;
+}
+
 Array fused_error_of_mean(const WindowAttention& window, const std::vector<double>& weights,
                           const ReconstructionForm& form) {
   const CudaLayer& layer = window.layer();
@@ -76,19 +98,7 @@ Array fused_error_of_mean(const WindowAttention& window, const std::vector<doubl
   const std::int64_t heads = layer.num_query_heads, n = layer.candidates(), d = layer.head_dim;
   Buffer<float> mean(device, heads * n), odds(device, heads * n);
   window.sum(weights, mean.data(), odds.data());
-  const auto& factor = layer.rounded_factor(form.project);
-  FusedRemoval removal;
-  removal.value = candidate_values(layer, 0);
-  removal.type = layer.value.type;
-  removal.head_stride = layer.tokens * d;
-  removal.kv_heads = layer.num_kv_heads;
-  removal.group = layer.group();
-  removal.dim = layer.head_dim;
-  removal.columns = n;
-  removal.factor = factor.matrix.data();
-  removal.factor_unit = factor.unit.data();
-  removal.triangular = factor.triangular;
-  removal.value_scale = factor.value_scale;
+  const FusedRemoval removal = fused_removal(layer, form.project);
   const std::int64_t columns = form.prefix_output ? n - window.window() : n;
   const Buffer<float> partial(device, mean_output_partial_count(removal, columns));
   const Buffer<float> output(device, heads * d), center(device, heads * d);
@@ -99,11 +109,98 @@ Array fused_error_of_mean(const WindowAttention& window, const std::vector<doubl
   return make_array({heads, n}, std::move(error));
 }
 
+WindowRemoval window_removal(const WindowAttention& window, const ReconstructionForm& form) {
+  return {window.fused(), fused_removal(window.layer(), form.project), window.statistics(), form.normalize};
+}
+
+Array promise_of(const std::shared_ptr<RemovalErrors>& errors) {
+  const CudaLayer& layer = errors->window().layer();
+  auto storage = std::make_shared<DeviceArray>([errors] { return errors->rows(); });
+  storage->errors = errors;
+  return {{layer.num_query_heads, errors->window().window(), layer.candidates()}, std::move(storage)};
+}
+
 }  // namespace
+
+bool RemovalErrors::supported(const WindowAttention& window, const ReconstructionForm& form) {
+  const CudaLayer& layer = window.layer();
+  if (!fused_removal_supported(layer.value.type, layer.head_dim)) return false;
+  if (form.project && layer.projection_factor().rows != layer.head_dim) return false;
+  return window_removal_supported(window_removal(window, form));
+}
+
+RemovalErrors::RemovalErrors(std::shared_ptr<WindowAttention> window, const ReconstructionForm& form)
+    : window_(std::move(window)), removal_(window_removal(*window_, form)) {
+  const CudaLayer& layer = window_->layer();
+  Device& device = *layer.device;
+  const std::int64_t heads = layer.num_query_heads, d = layer.head_dim, w = window_->window();
+  row_ = Buffer<PreparedRemoval::Row>(device, heads * PreparedRemoval::slot_rows);
+  direction_ = Buffer<std::byte>(device, heads * 2 * PreparedRemoval::slot_rows * d * 2);
+  point_ = Buffer<float>(device, heads * w * d);
+  center_ = Buffer<float>(device, heads * d);
+  distance_ = Buffer<float>(device, heads * layer.candidates());
+  const Buffer<float> output(device, heads * w * d), others(device, heads * w * d);
+  const Buffer<std::int32_t> column(device, heads * w);
+  const Buffer<std::byte> scratch(device, prepare_removal_scratch_bytes(removal_, device.multiprocessors()));
+  const WindowOutputs outputs{output.data(), others.data(), column.data()};
+  launch_prepare_removal(removal_, outputs, prepared(), scratch.data(), device.multiprocessors(), device.stream());
+}
+
+PreparedRemoval RemovalErrors::prepared() const {
+  return {row_.data(), direction_.data(), point_.data(), center_.data(), distance_.data()};
+}
+
+void RemovalErrors::launch(const RowWeights& weights, RemovalSums form, float* out) const {
+  Device& device = *window_->layer().device;
+  const Buffer<std::byte> scratch(device, window_removal_scratch_bytes(removal_));
+  launch_window_removal(removal_, prepared(), weights, form, out, scratch.data(), device.multiprocessors(), device.stream());
+}
+
+Buffer<float> RemovalErrors::rows() const {
+  RowWeights ones;
+  std::fill(std::begin(ones.value), std::end(ones.value), 1.0F);
+  const CudaLayer& layer = window_->layer();
+  Buffer<float> errors(*layer.device, layer.num_query_heads * window_->window() * layer.candidates());
+  launch(ones, RemovalSums::rows, errors.data());
+  return errors;
+}
+
+bool RemovalErrors::averages_group(int group, Reduction how) const {
+  return group == window_->layer().group() && how == Reduction::mean;
+}
+
+bool RemovalErrors::sums_with(const std::vector<double>& weights) {
+  return std::all_of(weights.begin(), weights.end(), [](double weight) { return weight >= 0; });
+}
+
+void RemovalErrors::sum(const std::vector<double>& weights, bool over_group, float* out) const {
+  launch(narrowed(weights), over_group ? RemovalSums::group : RemovalSums::heads, out);
+}
+
+std::shared_ptr<RemovalErrors> promised_errors(const Array& errors) {
+  const DeviceArray& array = device_array(errors);
+  return array.promised() ? array.errors : nullptr;
+}
+
+Array promised_group_errors(const Array& errors, const std::shared_ptr<RemovalErrors>& promise) {
+  const CudaLayer& layer = promise->window().layer();
+  const std::int64_t heads = layer.num_kv_heads, rest = errors.dim(1) * errors.dim(2);
+  auto storage = std::make_shared<DeviceArray>([errors, promise, heads, rest] {
+    const CudaLayer& own = promise->window().layer();
+    Buffer<float> mean(*own.device, heads * rest);
+    launch_reduce_group(device_data(errors), heads, rest, own.group(), Reduction::mean, mean.data(), own.device->stream());
+    return mean;
+  });
+  storage->errors = promise;
+  storage->of_group = true;
+  return {{heads, errors.dim(1), errors.dim(2)}, std::move(storage)};
+}
 
 Array CudaBackend::removal_error_rows(const LoadedLayer& base, const AttentionRows& rows, const ReconstructionForm& form) {
   device_.make_current();
   const CudaLayer& layer = cuda_layer(base);
+  if (const auto window = device_array(rows.weight).window; window && RemovalErrors::supported(*window, form))
+    return promise_of(std::make_shared<RemovalErrors>(window, form));
   const Projection p = projection_of(layer, form.project);
   const RemovalShape shape = shape_of(layer, rows, p);
   const std::int64_t heads = layer.num_query_heads, w = shape.window, n = shape.columns;

@@ -101,10 +101,15 @@ RowStatistics WindowAttention::statistics() const {
   return {statistics_.data(), statistics_.data() + rows, statistics_.data() + 2 * rows};
 }
 
-void WindowAttention::sum(const std::vector<double>& weights, float* mean, float* odds) const {
+RowWeights narrowed(const std::vector<double>& weights) {
   RowWeights narrow;
   std::transform(weights.begin(), weights.end(), narrow.value, [](double weight) { return static_cast<float>(weight); });
-  launch_window_sums(fused_, statistics(), narrow, mean, odds, layer_->device->multiprocessors(), layer_->device->stream());
+  return narrow;
+}
+
+void WindowAttention::sum(const std::vector<double>& weights, float* mean, float* odds) const {
+  launch_window_sums(fused_, statistics(), narrowed(weights), mean, odds, layer_->device->multiprocessors(),
+                     layer_->device->stream());
 }
 
 bool WindowAttention::reduces_group(int group, Reduction how) const {

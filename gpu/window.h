@@ -21,6 +21,8 @@ class WindowAttention {
 
   const CudaLayer& layer() const { return *layer_; }
   int window() const { return fused_.shape.window; }
+  const FusedWindow& fused() const { return fused_; }
+  RowStatistics statistics() const;
   // Whether candidates are all the keys that the rows see.
   bool sees_candidates_alone() const { return fused_.shape.cut == 0; }
 
@@ -33,8 +35,6 @@ class WindowAttention {
   Buffer<float> take(Buffer<float> WindowRows::*which);
 
  private:
-  RowStatistics statistics() const;
-
   std::shared_ptr<const CudaLayer> layer_;
   FusedWindow fused_;
   Buffer<float> statistics_;  // [3, Hq, W]
@@ -44,5 +44,7 @@ class WindowAttention {
 
 // What `weights` promises, when it was not written out yet.
 std::shared_ptr<WindowAttention> promised_window(const Array& weights);
+
+RowWeights narrowed(const std::vector<double>& weights);
 
 }  // namespace kvreplay::cuda

@@ -107,24 +107,6 @@ Cut cut_of(const AttentionShape& shape) {
           shape.query_heads * shape.queries};
 }
 
-template <class Element>
-__device__ inline std::uint32_t pack(float low, float high) {
-  if constexpr (std::is_same_v<Element, __half>) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return reinterpret_cast<const std::uint32_t&>(pair);
-  } else {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return reinterpret_cast<const std::uint32_t&>(pair);
-  }
-}
-template <class Element>
-__device__ inline float2 unpack(std::uint32_t word) {
-  if constexpr (std::is_same_v<Element, __half>)
-    return __half22float2(reinterpret_cast<const __half2&>(word));
-  else
-    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(word));
-}
-
 #if KVREPLAY_HOPPER_CODE
 // The largest weight of a tile is 2^14: small weights then keep their relative precision down to 2^-28 in float16.
 constexpr float weight_exponent = 14;
@@ -176,8 +158,8 @@ __device__ inline void round_weights(float (&d)[64], std::uint32_t (&p)[8][4], f
   sum[0] = sum[1] = 0;
 #pragma unroll
   for (int word = 0; word < 32; ++word) {
-    p[word / 4][word % 4] = pack<Element>(d[2 * word], d[2 * word + 1]);
-    const float2 rounded = unpack<Element>(p[word / 4][word % 4]);
+    p[word / 4][word % 4] = hopper::pack<Element>(d[2 * word], d[2 * word + 1]);
+    const float2 rounded = hopper::unpack<Element>(p[word / 4][word % 4]);
     if constexpr (Split) {
       d[2 * word] -= rounded.x;
       d[2 * word + 1] -= rounded.y;

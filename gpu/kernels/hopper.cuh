@@ -203,6 +203,25 @@ __device__ inline void load_rows(std::uint32_t (&a)[HeadDim / 16][4], const Elem
                               row + 8 < valid ? rows + (row + 8) * HeadDim : nullptr);
 }
 
+// Two numbers as two 16-bit elements of one register, and back.
+template <class Element>
+__device__ inline std::uint32_t pack(float low, float high) {
+  if constexpr (std::is_same_v<Element, __half>) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return reinterpret_cast<const std::uint32_t&>(pair);
+  } else {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return reinterpret_cast<const std::uint32_t&>(pair);
+  }
+}
+template <class Element>
+__device__ inline float2 unpack(std::uint32_t word) {
+  if constexpr (std::is_same_v<Element, __half>)
+    return __half22float2(reinterpret_cast<const __half2&>(word));
+  else
+    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(word));
+}
+
 // 2^x by the special function unit, 16 a cycle and SM: relative error 2^-22, results below 2^-126 become 0.
 __device__ inline float exp2_unit(float x) {
   float y;

@@ -66,7 +66,7 @@ __global__ void dominant_errors(const float* weight, const float* dominant, cons
   const std::int64_t r = blockIdx.x, head = r / shape.window;
   if (dominant[2 * r] < 0) return;
   const auto column = static_cast<std::int64_t>(dominant[2 * r]);
-  const double complement = dominant[2 * r + 1], scale = 1 / (complement > 1e-37 ? complement : 1e-37);
+  const double scale = 1.0 / fmaxf(dominant[2 * r + 1], least_rest);
   const Element* v = value + head / group * head_stride + column * shape.dim;
   for (int i = static_cast<int>(threadIdx.x); i < shape.dim; i += threads)
     difference[i] = static_cast<float>(rest[r * shape.dim + i] * scale - to_float(v[i]));
@@ -106,7 +106,7 @@ __global__ void removal_error_of_mean(const float* points, const float* center, 
       const double one_minus = here ? dominant[2 * w + 1] : 1.0 - rows[w * shape.columns + column];
       sum += static_cast<double>(weights[w]) * one_minus;
     }
-    rest = static_cast<float>(sum);
+    rest = fmaxf(static_cast<float>(sum), least_rest);
   }
   error[column] = norm == 0 ? 0.0F : a / rest * norm;
 }

@@ -21,6 +21,9 @@ struct RemovalShape {
 void launch_removal_errors(const float* points, const float* centers, const float* weight, const RemovalShape& shape,
                            bool normalize, float* error, cudaStream_t stream);
 
+// The least that 1 - a counts as: where every other weight underflows, odds stay finite.
+inline constexpr float least_rest = 1e-37F;
+
 // Of all query heads, where a row's weight is above 1/2 (dominant as AttentionRows has it): a · ‖R (rest / (1 - a) - v)‖,
 // the same number without the differences of nearly equal ones. value: of the first KV head's candidate 0; factor [Hq, r, d]
 // or null.

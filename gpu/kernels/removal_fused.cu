@@ -285,7 +285,7 @@ __global__ void __launch_bounds__(heads* quarters* warp_size, heads == 4 ? 1 : 2
       float norm = sqrtf(total) * job.factor_unit[block_head + h] / job.value_scale;
       if (tau != 1) norm = powf(norm, tau);
       const std::int64_t at = (block_head + h) * job.columns + first + c;
-      error[at] = norm == 0 ? 0.0F : odds[at] * norm;
+      error[at] = norm == 0 || odds == nullptr ? norm : odds[at] * norm;
     }
     buffer ^= 1;
   });

@@ -43,7 +43,7 @@ std::int64_t mean_output_partial_count(const FusedRemoval& removal, std::int64_t
 void launch_mean_center(const FusedRemoval& removal, const float* mean, std::int64_t mean_stride, std::int64_t columns,
                         float* partial, float* output, float* center, cudaStream_t stream);
 
-// error [Hq, n] = odds · ‖R_h (o - v)‖^tau.
+// error [Hq, n] = odds · ‖R_h (o - v)‖^tau; odds null: 1.
 void launch_fused_removal_error(const FusedRemoval& removal, const float* center, const float* odds, float tau, float* error,
                                 int multiprocessors, cudaStream_t stream);
 

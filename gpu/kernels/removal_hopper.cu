@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(tile_threads, 1)
 #pragma unroll
     for (int k = 0; k < Sums::kept; ++k) {
       const int column = column_of(tile, k);
-      odds_next[k] = writes && column < job.columns ? odds[lane_row + column] : 0.0F;
+      odds_next[k] = odds == nullptr ? 1.0F : writes && column < job.columns ? odds[lane_row + column] : 0.0F;
     }
     ring.wait(tile);
     load_tile<Element, HeadDim>(a, ring.tiles + tile % ring.stages * ring.tile_bytes, job.value_scale);

@@ -4,6 +4,7 @@
 
 #include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/removal_error.h"
 #include "gpu/kernels/tensor_core.cuh"
 #include "gpu/kernels/window_hopper.h"
 
@@ -375,7 +376,7 @@ __global__ void __launch_bounds__(threads, blocks_of_multiprocessor)
       const std::int64_t column = first + i / 2 * 8 + lane % 4 * 2 + i % 2 - shape.cut;
       if (column < 0 || column >= n) continue;
       mean[head * n + column] = sum[k];
-      if (odds != nullptr) odds[head * n + column] = sum[k] / (sum[k] > 0.5F ? rest[k] : 1 - sum[k]);
+      if (odds != nullptr) odds[head * n + column] = sum[k] / (sum[k] > 0.5F ? fmaxf(rest[k], least_rest) : 1 - sum[k]);
     }
   });
 }

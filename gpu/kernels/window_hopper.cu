@@ -1,60 +1,18 @@
 #include "gpu/kernels/window_hopper.h"
 
-#include <algorithm>
-
-#include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
-#include "gpu/kernels/hopper.h"
-#include "gpu/kernels/hopper_tiles.cuh"
+#include "gpu/kernels/removal_error.h"
+#include "gpu/kernels/window_hopper.cuh"
 
 namespace kvreplay::cuda::hopper {
 namespace {
 
-constexpr int tile_keys = 128;  // of a tile
-constexpr int slot_rows = 32;   // rows of one query head: the window, and zeros
-constexpr int unit_rows = 64;   // rows of one product
 constexpr float lowest = -1e30F;
 
 template <int HeadDim>
 using KeyRing = TileRing<HeadDim, tile_keys, 4 * 128 / HeadDim>;
 
-// Columns count from the first key that is there; row w sees column c when c <= newest + w and, with a sliding window, when
-// c > newest + w - sliding.
-struct Job {
-  int columns, cut, window, newest, sliding;
-  int kv_heads, group, heads_of_block, head_blocks;
-  int tiles, splits;
-  float scale;  // of products to units of log 2
-
-#if KVREPLAY_HOPPER_CODE
-  // All keys of [first, first + keys) are seen by every row of the window.
-  __device__ bool all_seen(int first, int keys) const {
-    return first + keys - 1 <= newest && (sliding == 0 || first > newest + window - 1 - sliding);
-  }
-  __device__ bool seen(int row, int column) const {
-    return column < columns && column <= newest + row && (sliding == 0 || column > newest + row - sliding);
-  }
-#endif
-};
-
-Job make_job(const FusedWindow& window, int multiprocessors, int heads_of_block) {
-  const RowShape& shape = window.shape;
-  Job job{};
-  job.columns = static_cast<int>(shape.columns);
-  job.cut = static_cast<int>(shape.cut);
-  job.window = shape.window;
-  job.newest = static_cast<int>(shape.first_query - shape.low);
-  job.sliding = shape.sliding_window;
-  job.kv_heads = window.kv_heads;
-  job.group = window.group;
-  job.heads_of_block = heads_of_block;
-  job.head_blocks = (window.group + heads_of_block - 1) / heads_of_block;
-  job.tiles = (job.columns + tile_keys - 1) / tile_keys;
-  job.splits = std::clamp(multiprocessors / (window.kv_heads * job.head_blocks), 1, std::max(1, job.tiles));
-  constexpr float log2_e = 1.4426950408889634F;
-  job.scale = window.scale * log2_e;
-  return job;
-}
+using Job = WindowJob;
 
 // Of the first pass: heads of a KV head come in fours, one product of 64 rows for each of the two warpgroups; groups of one
 // or two heads are one product, and the warpgroups take turns with the tiles.
@@ -140,20 +98,6 @@ struct RunningRow {
     sum += others;
   }
   __device__ RowState state() const { return {top, sum * exp2_unit(reference - top)}; }
-};
-
-__device__ inline int lane_row() { return threadIdx.x % warpgroup_threads / 32 * 16 + threadIdx.x % 32 / 4; }
-
-// The tiles of a block: part blockIdx.x of the keys.
-struct Part {
-  int begin, count;
-  __device__ explicit Part(const Job& job) {
-    const auto tile_of = [&](int part) {
-      return static_cast<int>(static_cast<std::int64_t>(job.tiles) * part / job.splits);
-    };
-    begin = tile_of(static_cast<int>(blockIdx.x));
-    count = tile_of(static_cast<int>(blockIdx.x) + 1) - begin;
-  }
 };
 
 #endif  // KVREPLAY_HOPPER_CODE
@@ -388,7 +332,7 @@ class SumsOfTile {
       const int column = first + first_ + (QuadSums<sums>::source(lane_) + k) % 2 * 8;
       if (!writes_ || column < 0 || column >= n_) continue;
       mean_[column] = sum[k];
-      if (odds_ != nullptr) odds_[column] = __fdividef(sum[k], rest[k]);
+      if (odds_ != nullptr) odds_[column] = __fdividef(sum[k], fmaxf(rest[k], least_rest));
     }
   }
 
@@ -510,53 +454,8 @@ __global__ void __launch_bounds__(tile_threads, 1)
 
 // ---- launches ----------------------------------------------------------------------------------------------------------
 
-bool is_bfloat16(const FusedWindow& window) { return window.type == ElementType::bfloat16; }
-
 CUtensorMap map_keys(const FusedWindow& window) {
-  return map_rows(window.key, is_bfloat16(window), window.dim, window.shape.columns, window.kv_heads,
-                  window.key_head_stride / window.dim, tile_keys);
-}
-// Rows past the window read as 0.
-CUtensorMap map_queries(const FusedWindow& window) {
-  return map_rows(window.query, is_bfloat16(window), window.dim, window.shape.window, window.kv_heads * window.group,
-                  window.shape.window, slot_rows);
-}
-
-dim3 grid_of(const Job& job) {
-  return {static_cast<unsigned>(job.splits), static_cast<unsigned>(job.kv_heads * job.head_blocks)};
-}
-
-// body(Element{}, dim) with dim as a constant.
-template <class Body>
-void dispatch(const FusedWindow& window, Body&& body) {
-  const auto with_dim = [&](auto element) {
-    if (window.dim == 64)
-      body(element, std::integral_constant<int, 64>{});
-    else
-      body(element, std::integral_constant<int, 128>{});
-  };
-  if (is_bfloat16(window))
-    with_dim(__nv_bfloat16{});
-  else
-    with_dim(__half{});
-}
-
-// body(Element{}, dim, heads).
-template <class Body>
-void dispatch_heads(const FusedWindow& window, const Job& job, Body&& body) {
-  dispatch(window, [&](auto element, auto dim) {
-    if (job.heads_of_block == 1)
-      body(element, dim, std::integral_constant<int, 1>{});
-    else if (job.heads_of_block == 2)
-      body(element, dim, std::integral_constant<int, 2>{});
-    else
-      body(element, dim, std::integral_constant<int, 4>{});
-  });
-}
-
-template <class Kernel>
-void allow_shared_memory(Kernel kernel, int bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for shared memory");
+  return map_columns(window, window.key, window.key_head_stride, tile_keys);
 }
 
 template <int HeadDim, int Heads>

@@ -17,6 +17,8 @@ namespace {
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 constexpr std::int64_t value_tile = 256;  // values projected at a time: they stay in the second-level cache
+// The least that 1 - a counts as: where every other weight underflows, odds stay finite.
+constexpr float least_rest = 1e-37F;
 
 const CpuLayer& cpu(const LoadedLayer& layer) { return static_cast<const CpuLayer&>(layer); }
 
@@ -70,7 +72,7 @@ const float* project(const Projection& p, const float* x, std::int64_t count, st
 // neither 1 - a nor o - v is a difference of nearly equal ones.
 float dominant_error(const Projection& p, float weight, float complement, const float* rest, const float* value,
                      std::int64_t d) {
-  const double scale = 1.0 / std::max(static_cast<double>(complement), 1e-37);
+  const double scale = 1.0 / std::max(complement, least_rest);
   Tensor<float, 2> difference({1, d}), projected({1, p.rows});
   for (std::int64_t i = 0; i < d; ++i) difference(0, i) = static_cast<float>(rest[i] * scale - value[i]);
   const float* x = project(p, difference.data(), 1, d, projected);
@@ -194,7 +196,7 @@ Array CpuBackend::removal_error_of_mean(const LoadedLayer& base, const Attention
               const double one_minus = here ? dominant[1] : 1.0 - host_data(rows.weight)[(h * w + q) * n + first + j];
               sum += weights[static_cast<std::size_t>(q)] * one_minus;
             }
-            rest = static_cast<float>(sum);
+            rest = std::max(static_cast<float>(sum), least_rest);
           }
           out[j] = norm == 0 ? 0.0F : weight / rest * norm;
         }
