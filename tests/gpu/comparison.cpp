@@ -85,6 +85,7 @@ std::vector<Case> shapes() {
       make_case("mqa_128", 4, 1, 128, 333, 3),
       make_case("mha_96", 3, 3, 96, 257, 4),
       make_case("group_of_7_80", 7, 1, 80, 401, 2),
+      make_case("group_of_6_64", 12, 2, 64, 390, 2),
       make_case("gqa_256", 4, 2, 256, 300, 3),
       make_case("long_128", 4, 1, 128, 4500, 2),
       make_case("small_dim_8", 4, 2, 8, 90, 9),

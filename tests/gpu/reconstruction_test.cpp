@@ -135,6 +135,79 @@ TEST_P(Reconstruction, SinksStayFiniteAndKeepTheirPrecision) {
   }
 }
 
+// Every other weight underflows: 1 - a is exactly 0 on either side, and counts as 1e-37.
+TEST_P(Reconstruction, OddsStayFiniteWhereEveryOtherWeightUnderflows) {
+  const reference::Shape& shape = GetParam().shape;
+  if (shape.prompt < 2 || GetParam().first_query > 0 || shape.softcap > 0) return;
+  MemoryTraceContents contents = contents_of(GetParam());
+  auto& key = contents.tensors.at({0, LayerDataset::key});
+  auto& query = contents.tensors.at({0, LayerDataset::query});
+  auto& value = contents.tensors.at({0, LayerDataset::value});
+  const int last = shape.prompt - 1, d = shape.head_dim;
+  // A power of two, so that every type has it: a logit of at least 200 · sharpness.
+  const auto amplitude =
+      static_cast<float>(std::exp2(std::ceil(std::log2(200 * shape.sharpness / (d * contents.model.attention_scale)) / 2)));
+  for (int i = 0; i < d; ++i) {
+    for (int h = 0; h < shape.query_heads; ++h) query(h, last, i) = amplitude;
+    for (int h = 0; h < shape.kv_heads; ++h) {
+      key(h, last, i) = amplitude;
+      value(h, last, i) *= 0x1p-7F;  // 1e37 · ‖R v‖ stays below the largest float
+    }
+  }
+  const auto trace = make_memory_trace(contents);
+  const auto want_layer = reference_backend().load(*trace, 0), got_layer = tested().load(*trace, 0);
+  for (const bool prefix_output : {false, true}) {
+    const ReconstructionForm form{.prefix_output = prefix_output};
+    const auto errors = [&](Backend& backend, const LoadedLayer& layer) {
+      const AttentionRows rows = backend.window_attention(layer, 1, true);
+      return backend.download(backend.removal_error_of_mean(layer, rows, {1.0}, form));
+    };
+    const auto want = errors(reference_backend(), *want_layer), got = errors(tested(), *got_layer);
+    const auto n = static_cast<std::size_t>(want_layer->candidates());
+    for (std::size_t i = n - 1; i < got.size(); i += n) {
+      EXPECT_TRUE(std::isfinite(got[i])) << GetParam().name;
+      // With the prefix alone the output is 0; else o - v is nothing but rounding.
+      if (prefix_output)
+        expect_close(
+            "removal errors, of the mean", GetParam().name + ", nothing beside it", got[i], want[i],
+            (factor_tolerance(GetParam()) + 2 * weight_tolerance(GetParam()) + (shape.hidden < d ? 5e-3 : 0)) * want[i]);
+    }
+  }
+}
+
+// Two tokens with one value that share a query's attention: o - v is nearly nothing, though neither dominates.
+TEST_P(Reconstruction, TwinsThatShareAttentionAreTheReferences) {
+  const reference::Shape& shape = GetParam().shape;
+  if (shape.prompt < 40 || GetParam().first_query > 0 || shape.softcap > 0) return;
+  MemoryTraceContents contents = contents_of(GetParam());
+  auto& key = contents.tensors.at({0, LayerDataset::key});
+  auto& query = contents.tensors.at({0, LayerDataset::query});
+  auto& value = contents.tensors.at({0, LayerDataset::value});
+  const int d = shape.head_dim, token = shape.prompt - 15;
+  const auto amplitude =
+      static_cast<float>(std::exp2(std::ceil(std::log2(20 * shape.sharpness / (d * contents.model.attention_scale)) / 2)));
+  for (int i = 0; i < d; ++i) {
+    for (int w = 0; w < 3; ++w)
+      for (int h = 0; h < shape.query_heads; ++h) query(h, shape.prompt - 1 - w, i) = amplitude;
+    for (int twin = 0; twin < 2; ++twin)
+      for (int h = 0; h < shape.kv_heads; ++h) {
+        key(h, token + twin, i) = amplitude;
+        value(h, token + twin, i) = value(h, token, i);
+      }
+  }
+  const auto trace = make_memory_trace(contents);
+  const auto want_layer = reference_backend().load(*trace, 0), got_layer = tested().load(*trace, 0);
+  constexpr int window = 8;
+  const AttentionRows cpu = reference_backend().window_attention(*want_layer, window, true);
+  const AttentionRows gpu = tested().window_attention(*got_layer, window, true);
+  const auto weight = reference_backend().download(cpu.weight);
+  const auto want = reference_backend().download(reference_backend().removal_error_rows(*want_layer, cpu, {}));
+  const auto got = tested().download(tested().removal_error_rows(*got_layer, gpu, {}));
+  // Exactly 1/2 each would leave their errors to the last bit of 1 - a, on either side another.
+  expect_close("removal errors, of twins", GetParam().name, got, want,
+               Allowed(GetParam(), want, weight, want_layer->candidates(), 1));
+}
+
 TEST_P(Reconstruction, NormsOfKeysAndValuesAreTheReferences) {
   const Loaded loaded(GetParam());
   // d squares summed in float32: each addition rounds to 2^-24.

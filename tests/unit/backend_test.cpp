@@ -403,5 +403,45 @@ TEST(Sink, NearlyAllAttentionOnOneTokenStaysFiniteAndExact) {
   }
 }
 
+// Logits of which the largest is so far above all others that their exponentials underflow: 1 - a is exactly 0.
+TEST(Sink, OddsStayFiniteWhereEveryOtherWeightUnderflows) {
+  Shape shape;
+  MemoryTraceContents contents = reference::random_contents(shape);
+  const int last = shape.prompt - 1, d = shape.head_dim;
+  auto& key = contents.tensors.at({0, LayerDataset::key});
+  auto& query = contents.tensors.at({0, LayerDataset::query});
+  auto& value = contents.tensors.at({0, LayerDataset::value});
+  const auto amplitude = static_cast<float>(std::sqrt(700 / (d * contents.model.attention_scale)));
+  for (int i = 0; i < d; ++i) {
+    for (int h = 0; h < shape.kv_heads; ++h) key(h, last, i) = amplitude;
+    for (int h = 0; h < shape.query_heads; ++h) query(h, last, i) = amplitude;
+    for (int h = 0; h < shape.kv_heads; ++h) value(h, last, i) *= 0.125F;
+  }
+  const auto trace = make_memory_trace(contents);
+  const auto backend = make_cpu_backend();
+  const auto loaded = backend->load(*trace, 0);
+  const AttentionRows rows = backend->window_attention(*loaded, 1, true);
+  EXPECT_EQ(backend->download(rows.dominant)[1], 0.0F);
+  const Layer layer{contents};
+  const auto n = static_cast<std::size_t>(shape.prompt);
+  for (const bool prefix_output : {false, true}) {
+    ReconstructionForm form;
+    form.prefix_output = prefix_output;
+    const auto error = backend->download(backend->removal_error_of_mean(*loaded, rows, {1.0}, form));
+    for (int h = 0; h < shape.query_heads; ++h) {
+      const float got = error[static_cast<std::size_t>(h) * n + static_cast<std::size_t>(last)];
+      EXPECT_TRUE(std::isfinite(got));
+      if (!prefix_output) continue;
+      double squared = 0;  // of W_h v: nothing else has a weight
+      for (int c = 0; c < shape.hidden; ++c) {
+        double x = 0;
+        for (int i = 0; i < d; ++i) x += layer.wo(c, h, i) * layer.v(h, last, i);
+        squared += x * x;
+      }
+      EXPECT_NEAR(got, 1e37 * std::sqrt(squared), 1e-4 * got);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvreplay
