@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(Dim)
                    const Element* value, const __grid_constant__ PreparedRemoval out) {
   constexpr int stride = Dim + 2;  // elements; a thread's row starts in a bank of its own
   constexpr int vectors = 1 + 2 * rows_of_block;
-  __shared__ __half factor[Dim * stride];
-  __shared__ float vector[vectors][Dim];  // ō; o - ō of every row; mean of the others less the dominant value
+  __shared__ alignas(16) __half factor[Dim * stride];
+  __shared__ alignas(16) float vector[vectors][Dim];  // ō; o - ō of every row; mean of the others less the dominant value
   __shared__ float scratch[rows_of_block * 3][Dim / warp_size];
   const int head = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * rows_of_block;
   const int i = static_cast<int>(threadIdx.x), window = job.window.shape.window;
@@ -203,8 +203,9 @@ __device__ inline float row_weight(const RowWeights& weights, float share, const
 // Numbers of the rows of a block's heads.
 template <int Heads>
 struct RowTable {
-  float2 weigh[Heads * slot_rows];  // a = exp2(logit + x); the row's weight in the sum: y
-  float2 place[Heads * slot_rows];  // offset, slope
+  // Read two entries at a time.
+  alignas(16) float2 weigh[Heads * slot_rows];  // a = exp2(logit + x); the row's weight in the sum: y
+  alignas(16) float2 place[Heads * slot_rows];  // offset, slope
   float dominant[Heads * slot_rows];
 
   __device__ void fill(const WindowJob& job, int kv_head, int first_head, const RowStatistics& statistics, const Row* rows,
@@ -468,8 +469,8 @@ __global__ void __launch_bounds__(plain_threads)
     plain_kernel(const __grid_constant__ PlainJob job, const Element* query, const Element* key, const Element* value,
                  const unsigned* flags, float* out) {
   constexpr int stride = Dim + 2, keys_of_warp = tile_keys / plain_warps;
-  __shared__ __half factor[Dim * stride];
-  __shared__ float vector[plain_warps][Dim];
+  __shared__ alignas(16) __half factor[Dim * stride];
+  __shared__ alignas(16) float vector[plain_warps][Dim];
   const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
   const WindowJob& window = job.window;
   const int n = window.columns - window.cut;
