@@ -1,20 +1,42 @@
 // Checks the removal errors of every window query against float64, searches for results that depend on timing, then times a
 // whole scoring of ReST-KV's published form beside its floor.
 //
-//   removal_kernels [--repeat N] [--no-check] [--no-times]
+//   removal_kernels [--repeat N] [--no-check] [--no-times] [--only TEXT]
 //
-// Exit code 1 when a check fails.
+// --only: of checks and times, those whose line contains the text. Every line names what runs before it runs, and waits for
+// it: a launch that fails is the one named last. Exit code 1 when a check fails.
 #include <cstdlib>
 #include <string>
 
 #include "gpu/benchmarks/scoring_problem.cuh"
 #include "gpu/kernels/hopper.h"
+#include "gpu/kernels/removal_error.h"
 #include "gpu/kernels/removal_window.h"
 #include "gpu/kernels/selection.h"
 #include "gpu/kernels/smoothing.h"
 
 namespace kvreplay::cuda {
 namespace {
+
+std::string only;  // what lines must contain
+
+bool chosen(const std::string& line) { return line.find(only) != std::string::npos; }
+
+// Begins a line that the result ends.
+void begin_line(const char* format, const std::string& text) {
+  std::printf(format, text.c_str());
+  std::fflush(stdout);
+}
+
+// A line for work that has no result to show.
+template <class Work>
+void run_step(Device& device, const std::string& what, Work&& work) {
+  begin_line("  %s", what);
+  work();
+  device.synchronize();
+  std::printf(": done\n");
+  std::fflush(stdout);
+}
 
 // ---- float64 -------------------------------------------------------------------------------------------------------------
 
@@ -28,7 +50,8 @@ struct Exact {
   int* largest;          // [rows]: column of the largest weight
 };
 
-// One block a row of the window.
+// One block a row of the window. 1 - a counts as least_rest at least, as every backend has it: where all other weights
+// underflow, nothing is left of their mean.
 template <class Element>
 __global__ void exact_rows(Exact job) {
   __shared__ double sums[33];
@@ -68,7 +91,7 @@ __global__ void exact_rows(Exact job) {
     double total = 0;
     for (int c = 0; c < shape.columns; ++c)
       if (c != at) total += weight[c] * to_float(value[static_cast<std::int64_t>(c) * window.dim + i]);
-    job.output[(r * 2 + 1) * window.dim + i] = others > 0 ? total / others : 0;
+    job.output[(r * 2 + 1) * window.dim + i] = total / fmax(others, double{least_rest} * (1 + others));
     job.output[r * 2 * window.dim + i] =
         (total + to_float(value[static_cast<std::int64_t>(at) * window.dim + i])) / (1 + others);
   }
@@ -249,6 +272,23 @@ __global__ void scale_all(Element* x, std::int64_t count, float by) {
   if (i < count) x[i] = static_cast<Element>(to_float(x[i]) * by);
 }
 
+// Statistics of the window, then what sums over its rows start from.
+template <class Element>
+void prepare_in_steps(Device& device, const Problem<Element>& p, const WindowRemoval& job, const Prepared<Element>& memory) {
+  const int sms = device.multiprocessors();
+  Buffer<std::byte> scratch(device, statistics_scratch_bytes(p.window, sms));
+  run_step(device, "statistics",
+           [&] { launch_window_statistics(p.window, p.row_statistics(), scratch.data(), sms, device.stream()); });
+  run_step(device, "outputs", [&] {
+    launch_window_outputs(p.window, job.statistics,
+                          static_cast<const Element*>(job.removal.value) - p.window.shape.cut * p.window.dim,
+                          job.removal.head_stride, memory.outputs(), memory.before.data(), sms, device.stream());
+  });
+  run_step(device, "outputs, directions, distances to the centers", [&] {
+    launch_prepare_removal(job, memory.outputs(), memory.result(), memory.before.data(), sms, device.stream());
+  });
+}
+
 // Two tokens with one value and keys along the first head's newest query: they share its attention.
 template <class Element>
 __global__ void make_twins(Element* key, Element* value, std::int64_t head_stride, std::int64_t token, const Element* query,
@@ -263,11 +303,19 @@ __global__ void make_twins(Element* key, Element* value, std::int64_t head_strid
 }
 
 template <class Element>
+std::string text_of(const Shape& s) {
+  const auto number = [](const char* name, std::int64_t x) { return std::string(" ") + name + " " + std::to_string(x); };
+  return (std::is_same_v<Element, __half> ? "float16" : "bfloat16") + number("Hq", s.query_heads) +
+         number("Hk", s.kv_heads) + number("d", s.dim) + number("W", s.window) + number("P", s.prompt) +
+         number("sliding", s.sliding);
+}
+
+template <class Element>
 void check_errors(Device& device, const Shape& s, bool triangular, Kind kind) {
   const char* kinds[] = {"", " sharp", " twins", " normalised"};
-  std::printf("%s Hq %d Hk %d d %d W %d P %lld sliding %d%s%s\n", std::is_same_v<Element, __half> ? "float16" : "bfloat16",
-              s.query_heads, s.kv_heads, s.dim, s.window, static_cast<long long>(s.prompt), s.sliding,
-              triangular ? " triangular" : "", kinds[static_cast<int>(kind)]);
+  const std::string line = text_of<Element>(s) + (triangular ? " triangular" : "") + kinds[static_cast<int>(kind)];
+  if (!chosen(line)) return;
+  begin_line("%s\n", line);
   Problem<Element> p(device, s);
   const std::int64_t d = s.dim;
   if (kind == Kind::sharp) {
@@ -288,12 +336,10 @@ void check_errors(Device& device, const Shape& s, bool triangular, Kind kind) {
     std::printf("  not for this shape or device\n");
     return;
   }
-  const int sms = device.multiprocessors();
-  Buffer<std::byte> statistics_scratch(device, statistics_scratch_bytes(p.window, sms));
-  launch_window_statistics(p.window, p.row_statistics(), statistics_scratch.data(), sms, device.stream());
   Prepared<Element> memory(device, job);
-  launch_prepare_removal(job, memory.outputs(), memory.result(), memory.before.data(), sms, device.stream());
+  prepare_in_steps(device, p, job, memory);
 
+  const int sms = device.multiprocessors();
   const std::vector<__half> rounded = p.rounded.download();
   const std::vector<float> unit = p.unit.download(), factor = p.factor.download();
   std::vector<double> same, exact(factor.begin(), factor.end());
@@ -307,7 +353,9 @@ void check_errors(Device& device, const Shape& s, bool triangular, Kind kind) {
     constexpr std::int64_t guard = 64;
     Buffer<float> out(device, result_count(job, form) + guard);
     out.fill_bytes(0xff);
-    launch_window_removal(job, memory.result(), p.narrow, form, out.data(), memory.scratch.data(), sms, device.stream());
+    run_step(device, name_of(form) + std::string(", tensor cores"), [&] {
+      launch_window_removal(job, memory.result(), p.narrow, form, out.data(), memory.scratch.data(), sms, device.stream());
+    });
     const std::int64_t again = repaired_tiles(job, memory.scratch.data(), device.stream());
     std::vector<float> got = out.download();
     for (std::int64_t i = 0; i < guard; ++i) {
@@ -319,8 +367,10 @@ void check_errors(Device& device, const Shape& s, bool triangular, Kind kind) {
     const auto want = summed(job, p.narrow, form, of_same.error), slack = summed(job, p.narrow, form, of_same.slack);
     report(name_of(form), "same factor", got, want, slack, 1e-4, again);
     report(name_of(form), "exact factor", got, summed(job, p.narrow, form, of_exact.error), slack, 3e-3, again);
-    launch_window_removal_plain(job, memory.result(), p.narrow, form, out.data(), memory.scratch.data(), sms,
-                                device.stream());
+    run_step(device, name_of(form) + std::string(", plain"), [&] {
+      launch_window_removal_plain(job, memory.result(), p.narrow, form, out.data(), memory.scratch.data(), sms,
+                                  device.stream());
+    });
     got = out.download();
     got.resize(got.size() - guard);
     report(name_of(form), "plain", got, want, slack, 1e-4, 0);
@@ -330,6 +380,9 @@ void check_errors(Device& device, const Shape& s, bool triangular, Kind kind) {
 // Many launches of everything, which must agree to the bit: what is looked for depends on timing.
 template <class Element>
 void check_repeated(Device& device, const Shape& s, int times) {
+  const std::string line = "repeated " + text_of<Element>(s);
+  if (!chosen(line)) return;
+  begin_line("%s\n", line);
   Problem<Element> p(device, s);
   make_upper<<<static_cast<unsigned>(s.query_heads), 256, 0, device.stream()>>>(p.factor.data(), s.dim);
   launch_round_factor(p.factor.data(), s.query_heads, s.dim, p.rounded.data(), p.unit.data(), device.stream());
@@ -337,12 +390,16 @@ void check_repeated(Device& device, const Shape& s, int times) {
   const WindowRemoval job{p.window, p.removal, p.row_statistics()};
   if (!window_removal_supported(job)) return;
   const int sms = device.multiprocessors();
-  Buffer<std::byte> statistics_scratch(device, statistics_scratch_bytes(p.window, sms));
-  launch_window_statistics(p.window, p.row_statistics(), statistics_scratch.data(), sms, device.stream());
   Prepared<Element> memory(device, job);
+  prepare_in_steps(device, p, job, memory);
   Buffer<float> out(device, result_count(job, RemovalSums::group));
+  run_step(device, "over the group, tensor cores", [&] {
+    launch_window_removal(job, memory.result(), p.narrow, RemovalSums::group, out.data(), memory.scratch.data(), sms,
+                          device.stream());
+  });
   std::vector<float> first, first_output;
   int unequal = 0, unequal_output = 0;
+  begin_line("  %s times", std::to_string(times));
   for (int i = 0; i < times; ++i) {
     launch_prepare_removal(job, memory.outputs(), memory.result(), memory.before.data(), sms, device.stream());
     out.fill_bytes(0xff);
@@ -354,11 +411,13 @@ void check_repeated(Device& device, const Shape& s, int times) {
     unequal_output += std::memcmp(output.data(), first_output.data(), output.size() * 4) != 0;
   }
   if (unequal + unequal_output > 0) ++failures;
-  std::printf("%lld tokens, %d times: outputs differ in %d, sums in %d: %s\n", static_cast<long long>(s.prompt), times,
-              unequal_output, unequal, unequal + unequal_output > 0 ? "FAIL" : "PASS");
+  std::printf(": outputs differ in %d, sums in %d: %s\n", unequal_output, unequal,
+              unequal + unequal_output > 0 ? "FAIL" : "PASS");
   const std::vector<double> zero(first.size(), 0.0);
-  launch_window_removal_plain(job, memory.result(), p.narrow, RemovalSums::group, out.data(), memory.scratch.data(), sms,
-                              device.stream());
+  run_step(device, "over the group, plain", [&] {
+    launch_window_removal_plain(job, memory.result(), p.narrow, RemovalSums::group, out.data(), memory.scratch.data(), sms,
+                                device.stream());
+  });
   const std::vector<float> plain = out.download();
   report("over the group", "against plain", first, {plain.begin(), plain.end()}, zero, 1e-4, 0);
   // Kept sets of both.
@@ -388,6 +447,7 @@ void check_repeated(Device& device, const Shape& s, int times) {
 
 // Two layers take turns, so that nothing is left of one in the second-level cache when its turn comes.
 void time_all(Device& device, std::int64_t tokens, int repeat) {
+  begin_line("%s tokens, Hq 32, Hk 8, d 128, W 32, float16\n", std::to_string(tokens));
   const Shape s{32, 8, 128, 32, tokens, tokens + 64, 0, 0};
   struct Layer {
     Problem<__half> problem;
@@ -445,12 +505,15 @@ void time_all(Device& device, std::int64_t tokens, int repeat) {
   };
   int turn = 0;
   const auto show = [&](const char* what, double floor, const std::function<void(Layer&)>& work) {
+    if (!chosen(what)) return;
+    begin_line("  %-44s", what);
     const double ms = median_ms(device, repeat, [&] { work(layers[turn++ % 2]); });
-    std::printf("  %-44s %8.4f ms, floor %.4f ms, %.1f x\n", what, ms, floor, ms / floor);
+    device.synchronize();
+    std::printf(" %8.4f ms, floor %.4f ms, %.1f x\n", ms, floor, ms / floor);
     std::fflush(stdout);
   };
-  std::printf("%lld tokens, Hq 32, Hk 8, d 128, W 32, float16\n", static_cast<long long>(tokens));
-  for (Layer& l : layers) statistics(l), prepare(l);
+  for (Layer& l : layers)
+    run_step(device, "a layer's statistics, outputs, directions, distances", [&] { statistics(l), prepare(l); });
   const double flops = 752e12, bytes = 4.27e12, special = 16.0 * sms * 1.755e9;
   const double key = 8.0 * n * 128 * 2 / bytes * 1e3, product = 2.0 * 32 * 32 * n * 128 / flops * 1e3;
   const double distance = 2.0 * 32 * n * 128 * 128 * 0.625 / flops * 1e3, number = 32.0 * 32 * n / special * 1e3;
@@ -478,6 +541,7 @@ int run(int argc, char** argv) {
     if (std::strcmp(argv[i], "--repeat") == 0 && i + 1 < argc) repeat = std::atoi(argv[++i]);
     if (std::strcmp(argv[i], "--no-check") == 0) checks = false;
     if (std::strcmp(argv[i], "--no-times") == 0) times = false;
+    if (std::strcmp(argv[i], "--only") == 0 && i + 1 < argc) only = argv[++i];
   }
   Device device(0);
   std::printf("%s, %d multiprocessors\n", device.name().c_str(), device.multiprocessors());
@@ -502,6 +566,10 @@ int run(int argc, char** argv) {
     check_errors<__nv_bfloat16>(device, {4, 2, 64, 32, 120, 126, 21, 0}, true, Kind::sharp);
     check_errors<__nv_bfloat16>(device, {8, 2, 128, 32, 900, 910, 0, 0}, true, Kind::twins);
     check_errors<__half>(device, {8, 2, 128, 32, 16385, 16400, 0, 0}, true, Kind::usual);
+    // Groups of one and two heads, more tiles in a block than its rings have stages.
+    check_errors<__half>(device, {8, 8, 128, 32, 12001, 12032, 0, 0}, true, Kind::usual);
+    check_errors<__nv_bfloat16>(device, {16, 8, 128, 32, 12001, 12032, 0, 0}, true, Kind::usual);
+    check_errors<__half>(device, {8, 8, 64, 32, 16001, 16032, 0, 0}, true, Kind::usual);
     check_repeated<__half>(device, {32, 8, 128, 32, 131072, 131100, 0, 0}, 12);
     check_repeated<__nv_bfloat16>(device, {32, 8, 64, 32, 40001, 40032, 0, 0}, 12);
     check_repeated<__half>(device, {8, 8, 128, 32, 30001, 30032, 0, 0}, 12);
@@ -522,6 +590,8 @@ int main(int argc, char** argv) {
   try {
     return kvreplay::cuda::run(argc, argv);
   } catch (const std::exception& error) {
+    std::printf("\n");
+    std::fflush(stdout);
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }

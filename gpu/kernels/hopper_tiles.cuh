@@ -12,39 +12,45 @@ constexpr int tile_alignment = 1024;                 // of tiles with the 128-by
 constexpr int round_up(int bytes, int unit) { return (bytes + unit - 1) / unit * unit; }
 
 // `Stages` tiles of `Rows` rows, each tile in pieces of 64 columns.
+//
+// Two warpgroups read every tile, or they take turns: one reads the even tiles, the other the odd ones. A wait names a phase
+// by its parity alone, so whoever waits at a barrier must have seen the phase before. With an odd number of stages a stage
+// passes from one warpgroup to the other and back; then every stage has two barriers, one for each warpgroup. (With one, a
+// warpgroup whose tile had arrived early would find the phase before the one it wants still open, take it for the one after,
+// read a tile that is not there, and release what it never had: a launch failure, rarely, where reading is the bound.)
 template <int HeadDim, int Rows, int Stages>
 struct TileRing {
   static constexpr int piece_bytes = Rows * piece_columns * 2;
   static constexpr int tile_bytes = Rows * HeadDim * 2;
   static constexpr int stages = Stages;
   static constexpr int bytes = Stages * tile_bytes;  // from an address that is a multiple of tile_alignment
-  static constexpr int barrier_bytes = 2 * Stages * static_cast<int>(sizeof(std::uint64_t));
+  static constexpr int full_barriers = Stages % 2 == 0 ? Stages : 2 * Stages;
+  static constexpr int barrier_count = full_barriers + Stages;
 
 #if KVREPLAY_HOPPER_CODE
   unsigned char* tiles;
   std::uint64_t *full, *empty;
 
   __device__ TileRing(unsigned char* memory, std::uint64_t* barriers)
-      : tiles(memory), full(barriers), empty(barriers + Stages) {}
+      : tiles(memory), full(barriers), empty(barriers + full_barriers) {}
 
   // One thread; the block synchronises afterwards. consumer_warps: that release each tile.
   __device__ void init(int consumer_warps) {
-    for (int stage = 0; stage < Stages; ++stage) {
-      barrier_init(full + stage, 1);
-      barrier_init(empty + stage, consumer_warps);
-    }
+    for (int i = 0; i < full_barriers; ++i) barrier_init(full + i, 1);
+    for (int stage = 0; stage < Stages; ++stage) barrier_init(empty + stage, consumer_warps);
     barrier_init_fence();
   }
   // Use i of the ring is stage i % Stages. One thread: waits until the stage's former tile is read.
   __device__ void fill(int i, const CUtensorMap* map, int row, int head) {
     const int stage = i % Stages;
+    std::uint64_t* arrived = full + i % full_barriers;
     barrier_wait(empty + stage, i / Stages % 2 ^ 1);  // of a fresh barrier, the phase before the first counts as complete
-    barrier_expect(full + stage, tile_bytes);
+    barrier_expect(arrived, tile_bytes);
 #pragma unroll
     for (int piece = 0; piece < HeadDim / piece_columns; ++piece)
-      copy_box(tiles + stage * tile_bytes + piece * piece_bytes, map, piece * piece_columns, row, head, full + stage);
+      copy_box(tiles + stage * tile_bytes + piece * piece_bytes, map, piece * piece_columns, row, head, arrived);
   }
-  __device__ void wait(int i) const { barrier_wait(full + i % Stages, i / Stages % 2); }
+  __device__ void wait(int i) const { barrier_wait(full + i % full_barriers, i / full_barriers % 2); }
   // All lanes of a consumer's warp.
   __device__ void release(int i) const {
     __syncwarp();

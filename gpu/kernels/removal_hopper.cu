@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(tile_threads, 1)
 #if KVREPLAY_HOPPER_CODE
   using Layout = Memory<HeadDim, Heads>;
   extern __shared__ unsigned char shared[];
-  __shared__ std::uint64_t barriers[2 * ValueRing<HeadDim>::stages + 1];
-  std::uint64_t* factors_there = barriers + 2 * ValueRing<HeadDim>::stages;
+  __shared__ std::uint64_t barriers[ValueRing<HeadDim>::barrier_count + 1];
+  std::uint64_t* factors_there = barriers + ValueRing<HeadDim>::barrier_count;
   unsigned char* memory = aligned_tiles(shared);
   auto* centers = reinterpret_cast<float*>(memory + Layout::centers);
   ValueRing<HeadDim> ring(memory + Layout::values, barriers);

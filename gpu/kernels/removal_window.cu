@@ -242,11 +242,11 @@ __global__ void __launch_bounds__(hopper::tile_threads, 1)
   using Layout = Memory<HeadDim, Heads>;
   constexpr int count = Heads * 16;
   extern __shared__ unsigned char shared[];
-  __shared__ std::uint64_t barriers[4 * Ring<HeadDim>::stages + 1];
+  __shared__ std::uint64_t barriers[2 * Ring<HeadDim>::barrier_count + 1];
   __shared__ RowTable<Heads> table;
-  std::uint64_t* rows_there = barriers + 4 * Ring<HeadDim>::stages;
+  std::uint64_t* rows_there = barriers + 2 * Ring<HeadDim>::barrier_count;
   unsigned char* memory = hopper::aligned_tiles(shared);
-  Ring<HeadDim> keys(memory, barriers), values(memory + Layout::values, barriers + 2 * Ring<HeadDim>::stages);
+  Ring<HeadDim> keys(memory, barriers), values(memory + Layout::values, barriers + Ring<HeadDim>::barrier_count);
   const int kv_head = static_cast<int>(blockIdx.y) / job.head_blocks;
   const int first_head = static_cast<int>(blockIdx.y) % job.head_blocks * Heads;
   table.fill(job, kv_head, first_head, statistics, rows, weights, share);

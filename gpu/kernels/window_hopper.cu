@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(tile_threads, 1)
                       RowState* partial) {
 #if KVREPLAY_HOPPER_CODE
   extern __shared__ unsigned char shared[];
-  __shared__ std::uint64_t barriers[2 * KeyRing<HeadDim>::stages];
+  __shared__ std::uint64_t barriers[KeyRing<HeadDim>::barrier_count];
   KeyRing<HeadDim> ring(aligned_tiles(shared), barriers);
   const bool alternate = job.heads_of_block == 2;
   if (threadIdx.x == 0) ring.init(alternate ? 4 : 8);
@@ -223,8 +223,8 @@ struct WeightStream {
   template <class Shift, class Use>
   static __device__ void run(const CUtensorMap& key_map, const CUtensorMap& query_map, const Job& job, unsigned char* memory,
                              Shift&& shift, Use&& use) {
-    __shared__ std::uint64_t barriers[2 * KeyRing<HeadDim>::stages + 1];
-    std::uint64_t* queries_there = barriers + 2 * KeyRing<HeadDim>::stages;
+    __shared__ std::uint64_t barriers[KeyRing<HeadDim>::barrier_count + 1];
+    std::uint64_t* queries_there = barriers + KeyRing<HeadDim>::barrier_count;
     memory = aligned_tiles(memory);
     unsigned char* queries = memory + KeyRing<HeadDim>::bytes;
     KeyRing<HeadDim> ring(memory, barriers);

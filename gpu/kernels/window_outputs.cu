@@ -54,9 +54,9 @@ __global__ void __launch_bounds__(hopper::tile_threads, 1)
                    std::int32_t* column, float* partial) {
 #if KVREPLAY_HOPPER_CODE
   extern __shared__ unsigned char shared[];
-  __shared__ std::uint64_t barriers[4 * Ring<HeadDim>::stages];
+  __shared__ std::uint64_t barriers[2 * Ring<HeadDim>::barrier_count];
   unsigned char* memory = hopper::aligned_tiles(shared);
-  Ring<HeadDim> keys(memory, barriers), values(memory + Ring<HeadDim>::bytes, barriers + 2 * Ring<HeadDim>::stages);
+  Ring<HeadDim> keys(memory, barriers), values(memory + Ring<HeadDim>::bytes, barriers + Ring<HeadDim>::barrier_count);
   const bool alternate = job.heads_of_block == 2;
   if (threadIdx.x == 0) {
     keys.init(alternate ? 4 : 8);

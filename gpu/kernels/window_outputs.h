@@ -12,7 +12,9 @@ inline constexpr float dominance = 0.501F;
 
 struct WindowOutputs {
   float* output = nullptr;  // [Hq, W, d]: Σ a v over every key that the row sees
-  float* others = nullptr;  // [Hq, W, d]: of dominated rows Σ a v / Σ a without the dominant key; of others `output`
+  // [Hq, W, d]: of dominated rows Σ a v / Σ a without the dominant key, Σ a counting as least_rest (removal_error.h) at
+  // least; of others `output`
+  float* others = nullptr;
   std::int32_t* column = nullptr;  // [Hq, W]: of the dominant key, counted from position `low`; -1
 };
 

@@ -16,6 +16,11 @@ std::string text_of(const ReconstructionForm& form) {
 
 // What an error may differ by: the odds' and the factor's relative error, and what cancels in o - v, a difference of
 // vectors as long as the longest distance of the row (float32 in both; or, behind a rounded factor, a quarter of its unit).
+//
+// Where every other weight underflows, a row of tokens that share one value shows no distance: o is that value, in the
+// reference to the last bit (weights of exactly 1/2, added in float64), elsewhere to float32: weights are off by 2^-22, and
+// the products by 2^-24 a step. There ‖R (o - v)‖ may be 2^-19 of the longest distance of any row; a difference of squares
+// in float32 would leave 2^-11.
 class Allowed {
  public:
   Allowed(const Case& test, const std::vector<float>& want, const std::vector<float>& weight, std::int64_t columns,
@@ -32,13 +37,15 @@ class Allowed {
           longest = std::max(longest, want[r * columns_ + c] / odds);
       longest_.push_back(longest);
     }
+    const double any = *std::max_element(longest_.begin(), longest_.end());
+    for (const double longest : longest_)
+      slack_.push_back(longest > 0 ? cancelling_ * std::pow(longest, 1 / tau) : 0x1p-19 * std::pow(any, 1 / tau));
   }
   double operator()(std::size_t i) const {
-    const double longest = longest_[i / columns_];
-    if (tau_ == 1) return relative_ * std::abs(want_[i]) + cancelling_ * longest * odds_of(i) + 1e-30;
-    // ‖·‖^τ of a distance that is off by `cancelling` times the longest.
-    const double distance = std::pow(want_[i] / std::max(odds_of(i), 1e-30), 1 / tau_),
-                 slack = cancelling_ * std::pow(longest, 1 / tau_);
+    const double slack = slack_[i / columns_];
+    if (tau_ == 1) return relative_ * std::abs(want_[i]) + slack * odds_of(i) + 1e-30;
+    // ‖·‖^τ of a distance that is off by the slack.
+    const double distance = std::pow(want_[i] / std::max(odds_of(i), 1e-30), 1 / tau_);
     return relative_ * want_[i] +
            odds_of(i) * (std::pow(distance + slack, tau_) - std::pow(std::max(0.0, distance - slack), tau_)) + 1e-30;
   }
@@ -48,7 +55,7 @@ class Allowed {
   const std::vector<float>&want_, &weight_;
   std::size_t columns_;
   double relative_ = 0, cancelling_ = 0, tau_ = 1;
-  std::vector<double> longest_;
+  std::vector<double> longest_, slack_;  // of each row: longest ‖·‖^τ; what cancels, before the exponent
 };
 
 TEST_P(Reconstruction, RowsAreTheReferences) {
