@@ -59,6 +59,7 @@ void LayerReplay::run() {
     const bool keeps_values = !parts_.request.summary_only || !parts_.request.edits.empty();
     MetricSink sink(parts_.metrics, parts_.steps, batch_.size(), keeps_values);
     measure(sink);
+    encode();
     parts_.order.wait_for_turn(layer_index_, first, end);
     for (std::size_t i = 0; i < batch_.size(); ++i) take_over(batch_[i], sink, i);
     parts_.order.took_over(first, end);
@@ -151,6 +152,18 @@ void LayerReplay::measure(MetricSink& sink) {
   for (Outcome& outcome : batch_) outcome.seconds += share;
 }
 
+// Before the runs' turns, so that backends do it side by side.
+void LayerReplay::encode() {
+  if (parts_.request.summary_only) return;
+  const LoadedLayer& loaded = workspace_.loaded();
+  for (Outcome& outcome : batch_) {
+    const int run = parts_.runs[outcome.run].index;
+    outcome.encoded = outcome.kept ? parts_.results.encode_evicted(run, evicted_at_of(*outcome.kept, loaded.first_candidate,
+                                                                                      loaded.prompt, loaded.tokens))
+                                   : parts_.results.encode_evicted(run, outcome.evictions.evicted_at);
+  }
+}
+
 // In the run's turn: nobody else touches it.
 void LayerReplay::take_over(Outcome& outcome, const MetricSink& sink, std::size_t i) {
   Run& run = parts_.runs[outcome.run];
@@ -169,12 +182,7 @@ void LayerReplay::take_over(Outcome& outcome, const MetricSink& sink, std::size_
 
 void LayerReplay::write(Run& run, const Outcome& outcome, const MetricSink& sink, std::size_t i) {
   const auto layer = static_cast<std::int64_t>(layer_index_);
-  const LoadedLayer& loaded = workspace_.loaded();
-  if (outcome.kept)
-    parts_.results.write_evicted(run.index, layer,
-                                 evicted_at_of(*outcome.kept, loaded.first_candidate, loaded.prompt, loaded.tokens));
-  else
-    parts_.results.write_evicted(run.index, layer, outcome.evictions.evicted_at);
+  parts_.results.write_evicted(run.index, layer, outcome.encoded);
   if (parts_.request.scores) {
     const Tensor<float, 2>& scores = outcome.evictions.scores;
     if (scores.empty())

@@ -73,6 +73,7 @@ class LayerReplay {
     std::optional<LayerEvictions> half;
     std::vector<std::string> remarks;
     std::vector<TokenWorth> worth;
+    EncodedEvictions encoded;
     double seconds = 0;
 
     RunEvictions view() const;
@@ -83,6 +84,7 @@ class LayerReplay {
   Outcome evict(std::size_t run, std::size_t first);
   void bound_shared_scores();
   void measure(MetricSink& sink);
+  void encode();
   void take_over(Outcome& outcome, const MetricSink& sink, std::size_t i);
   void write(Run& run, const Outcome& outcome, const MetricSink& sink, std::size_t i);
   std::int64_t room() const;

@@ -74,6 +74,12 @@ struct RunLayout {
   std::vector<Metric> metrics;
 };
 
+// One layer's evicted_at of a run in the form in which the file holds it.
+struct EncodedEvictions {
+  int run = -1;
+  std::vector<std::vector<std::byte>> chunks;
+};
+
 class ResultsWriter {
  public:
   // Writes PATH.partial; finish() renames it. A writer destroyed without finish() removes PATH.partial.
@@ -84,7 +90,11 @@ class ResultsWriter {
   // Runs are numbered in the order of these calls.
   int add_run(const RunLayout& layout);
   void write_evicted(int run, std::int64_t layer_index, TensorView<const std::int32_t, 2> evicted_at);  // [H, T]
-  void write_scores(int run, std::int64_t layer_index, TensorView<const float, 2> scores);              // [H, P]
+  // The same in two parts. Most of the time goes into the first, which several threads may do at once, also while another
+  // one writes.
+  EncodedEvictions encode_evicted(int run, TensorView<const std::int32_t, 2> evicted_at) const;  // [H, T]
+  void write_evicted(int run, std::int64_t layer_index, const EncodedEvictions& evicted);
+  void write_scores(int run, std::int64_t layer_index, TensorView<const float, 2> scores);  // [H, P]
   void write_metric(int run, std::int64_t layer_index, const std::string& name, std::span<const float> values);
   void finish_run(int run, const RunInfo& info);
   void finish();

@@ -171,34 +171,47 @@ int ResultsWriter::add_run(const RunLayout& layout) {
   return run;
 }
 
-void ResultsWriter::write_evicted(int run, std::int64_t layer_index, TensorView<const std::int32_t, 2> evicted_at) {
+EncodedEvictions ResultsWriter::encode_evicted(int run, TensorView<const std::int32_t, 2> evicted_at) const {
   const RunLayout& layout = state_->layout(run);
-  const std::string node = run_node(run) + "/evicted_at";
   if (layout.summary_only || evicted_at.dim(0) != layout.heads || evicted_at.dim(1) != layout.tokens)
-    throw Error(state_->where(node), "was given another shape");
-  if (layer_index < 0 || layer_index >= layout.layers)
-    throw Error(state_->where(node), "has no layer " + std::to_string(layer_index));
+    throw Error(state_->where(run_node(run) + "/evicted_at"), "was given another shape");
   // Compressed here, on all threads: HDF5 would do it with one, and let nobody read a trace meanwhile.
   const auto [heads, tokens] = evicted_chunk(layout);
   const std::int64_t down = (layout.heads + heads - 1) / heads, across = (layout.tokens + tokens - 1) / tokens;
-  std::vector<std::vector<std::byte>> chunks(static_cast<std::size_t>(down * across));
+  EncodedEvictions encoded{run, std::vector<std::vector<std::byte>>(static_cast<std::size_t>(down * across))};
   parallel_for(down * across, 1, [&, heads = heads, tokens = tokens](std::int64_t i, std::int64_t) {
     std::vector<std::int32_t> values(static_cast<std::size_t>(heads * tokens), 0);
     const std::int64_t head = i / across * heads, token = i % across * tokens;
     for (std::int64_t h = head; h < std::min(head + heads, layout.heads); ++h)
       std::copy_n(&evicted_at(h, token), std::min(tokens, layout.tokens - token), values.data() + (h - head) * tokens);
-    chunks[static_cast<std::size_t>(i)] =
+    encoded.chunks[static_cast<std::size_t>(i)] =
         encode_chunk(std::as_bytes(std::span(values)), sizeof(std::int32_t), deflate_level);
   });
+  return encoded;
+}
+
+void ResultsWriter::write_evicted(int run, std::int64_t layer_index, const EncodedEvictions& evicted) {
+  const RunLayout& layout = state_->layout(run);
+  const std::string node = run_node(run) + "/evicted_at";
+  if (evicted.run != run) throw Error(state_->where(node), "was given another run's evictions");
+  if (layer_index < 0 || layer_index >= layout.layers)
+    throw Error(state_->where(node), "has no layer " + std::to_string(layer_index));
+  const auto [heads, tokens] = evicted_chunk(layout);
+  const std::int64_t across = (layout.tokens + tokens - 1) / tokens;
   const hdf5::Guard guard;
   const hdf5::Dataset id = state_->open(node);
-  for (std::int64_t i = 0; i < down * across; ++i) {
-    const std::array<hsize_t, 3> at = {static_cast<hsize_t>(layer_index), static_cast<hsize_t>(i / across * heads),
-                                       static_cast<hsize_t>(i % across * tokens)};
-    const auto& chunk = chunks[static_cast<std::size_t>(i)];
+  for (std::size_t i = 0; i < evicted.chunks.size(); ++i) {
+    const auto number = static_cast<std::int64_t>(i);
+    const std::array<hsize_t, 3> at = {static_cast<hsize_t>(layer_index), static_cast<hsize_t>(number / across * heads),
+                                       static_cast<hsize_t>(number % across * tokens)};
+    const auto& chunk = evicted.chunks[i];
     hdf5::check(H5Dwrite_chunk(id, H5P_DEFAULT, 0, at.data(), chunk.size(), chunk.data()), state_->where(node),
                 "cannot be written");
   }
+}
+
+void ResultsWriter::write_evicted(int run, std::int64_t layer_index, TensorView<const std::int32_t, 2> evicted_at) {
+  write_evicted(run, layer_index, encode_evicted(run, evicted_at));
 }
 
 void ResultsWriter::write_scores(int run, std::int64_t layer_index, TensorView<const float, 2> scores) {
