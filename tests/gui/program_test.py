@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does kvreplay-gui answer on the command line without a window, and draw its pictures without a display?
 
-usage: window_test.py KVREPLAY_GUI
+usage: program_test.py KVREPLAY_GUI
 """
 
 import os
