@@ -24,10 +24,12 @@ void softmax(float* weights, std::int64_t count, double softcap) {
 // The attention of a row as the form wants it. evicted_at may be null: nothing is evicted.
 void apply_form(AttentionForm form, float* weights, std::int64_t low, std::int64_t position, const std::int32_t* evicted_at,
                 std::int64_t step) {
-  const auto held = [&](std::int64_t key) {
-    return evicted_at == nullptr || evicted_at[key] < 0 || evicted_at[key] >= step || key == position;
-  };
+  const auto held = [&](std::int64_t key) { return evicted_at[key] < 0 || evicted_at[key] >= step || key == position; };
   if (form == AttentionForm::full) return;
+  if (evicted_at == nullptr) {  // exactly, without the rounding of a mass that is 1
+    if (form == AttentionForm::difference) std::fill(weights, weights + (position + 1 - low), 0.0F);
+    return;
+  }
   double mass = 0;
   for (std::int64_t key = low; key <= position; ++key)
     if (held(key)) mass += weights[key - low];

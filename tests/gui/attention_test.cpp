@@ -80,6 +80,9 @@ TEST_F(Attention, IsThatOfQueriesAndKeys) {
       EXPECT_NEAR(full.pyramid->value(row, key), a, rounding);
       EXPECT_NEAR(evicted.pyramid->value(row, key), held(key) ? b : evicted_key, rounding);
       EXPECT_NEAR(difference.pyramid->value(row, key), b - a, rounding);
+      if (step < 1) {
+        EXPECT_EQ(difference.pyramid->value(row, key), 0);  // a query of the prompt: nothing is evicted yet
+      }
       lost += held(key) ? 0 : 1;
     }
     EXPECT_EQ(lost > 100, step >= 1) << row;  // 30 % of 200 are kept
