@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the pictures of README.md and data/docs/figures.md from what the quickstart wrote: the figures by kvreplay figure, the
+# Makes the pictures of README.md, data/docs/figures.md and data/docs/window.md from what the quickstart wrote: the figures by kvreplay figure, the
 # report by a screenshot of headless Chromium.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -26,6 +26,18 @@ policies=()
 for alpha in 0.1 0.2 0.3 0.5 0.7 0.9; do policies+=(--policy "restkv:alpha=$alpha"); done
 "$kvreplay" replay $out/trace.h5 "${policies[@]}" --budget 5%,10%,20% --out $out/sensitivity.h5
 figure sensitivity $out/sensitivity.h5
+
+gui=${KVREPLAY_GUI:-build/release/bin/kvreplay-gui}
+if [ -x "$gui" ]; then
+  pictures=$(mktemp -d)
+  QT_QPA_PLATFORM=offscreen XDG_CACHE_HOME=/tmp/kvreplay XDG_CONFIG_HOME="$pictures" "$gui" --screenshots "$pictures"
+  mkdir -p data/docs/window
+  for panel in window head_grid eviction_map redistribution attention_view; do
+    cp "$pictures/$panel-light.png" "data/docs/window/$panel.png"
+  done
+  cp "$pictures/window-dark.png" data/docs/window/window_dark.png
+  rm -rf "$pictures"
+fi
 
 if ! command -v chromium >/dev/null; then
   echo "the report's picture needs chromium (apt-get install chromium)" >&2
