@@ -20,7 +20,7 @@ bool runs(std::string_view architecture, int major, int minor) {
 
 bool has_code_for(std::string_view architectures, int major, int minor) {
   while (!architectures.empty()) {
-    const std::size_t end = architectures.find(';');
+    const std::size_t end = architectures.find_first_of(";,");
     if (runs(architectures.substr(0, end), major, minor)) return true;
     architectures = end == std::string_view::npos ? std::string_view() : architectures.substr(end + 1);
   }

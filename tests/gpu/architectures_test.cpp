@@ -9,6 +9,7 @@ namespace {
 TEST(Architectures, OfTheUsualBuild) {
   const char* usual = "80-real;90a-real;90-virtual";
   EXPECT_FALSE(has_code_for(usual, 7, 5));
+  EXPECT_TRUE(has_code_for("90a-real,80-real,90-virtual", 8, 0));
   EXPECT_TRUE(has_code_for(usual, 8, 0));
   EXPECT_TRUE(has_code_for(usual, 8, 9));  // code of 8.0 runs on later minors
   EXPECT_TRUE(has_code_for(usual, 9, 0));
