@@ -14,8 +14,8 @@ using hopper::slot_rows;
 using hopper::WindowJob;
 using Row = PreparedRemoval::Row;
 
-constexpr int tile_keys = 64;            // of a tile: the rows of one product
-constexpr float least_share = 0x1p-12F;  // of ‖R v - c̄‖², below which a squared distance is computed again
+constexpr int tile_keys = 64;                             // of a tile: the rows of one product
+[[maybe_unused]] constexpr float least_share = 0x1p-12F;  // of ‖R v - c̄‖², below which a squared distance is computed again
 
 WindowJob job_of(const WindowRemoval& removal, int multiprocessors) {
   const int group = removal.window.group;
@@ -184,10 +184,13 @@ __device__ inline float square_root(float x) {
 template <int HeadDim>
 using Ring = hopper::TileRing<HeadDim, tile_keys, 3 * 128 / HeadDim>;
 
+// Bytes of 64 columns of a block's queries or directions.
+template <int Heads>
+constexpr int piece_bytes = Heads* slot_rows* hopper::piece_columns * 2;
+
 // Shared memory of a block: keys, values, queries, directions.
 template <int HeadDim, int Heads>
 struct Memory {
-  static constexpr int piece = Heads * slot_rows * hopper::piece_columns * 2;  // of queries or directions: 64 columns
   static constexpr int rows = Heads * slot_rows * HeadDim * 2;
   static constexpr int values = Ring<HeadDim>::bytes;
   static constexpr int queries = values + Ring<HeadDim>::bytes;
@@ -265,7 +268,7 @@ __global__ void __launch_bounds__(hopper::tile_threads, 1)
       hopper::barrier_expect(rows_there, 3 * Layout::rows);
       for (int head = 0; head < Heads; ++head)
         for (int column = 0; column < HeadDim; column += hopper::piece_columns) {
-          const int at = column / hopper::piece_columns * Layout::piece + head * slot_rows * hopper::piece_columns * 2;
+          const int at = column / hopper::piece_columns * piece_bytes<Heads> + head * slot_rows * hopper::piece_columns * 2;
           const int query_head = kv_head * job.group + first_head + head;
           hopper::copy_box(memory + Layout::queries + at, &query_map, column, 0, query_head, rows_there);
           hopper::copy_box(memory + Layout::high + at, &direction_map, column, 0, query_head, rows_there);
@@ -301,7 +304,7 @@ __global__ void __launch_bounds__(hopper::tile_threads, 1)
 #pragma unroll
     for (int k = 0; k < HeadDim / 16; ++k)
       hopper::multiply_shared<Element>(d, hopper::rows_transposed(a + k / 4 * Ring<HeadDim>::piece_bytes + k % 4 * 32),
-                                       hopper::rows_transposed(base + b + k / 4 * Layout::piece + k % 4 * 32),
+                                       hopper::rows_transposed(base + b + k / 4 * piece_bytes<Heads> + k % 4 * 32),
                                        accumulate || k > 0 ? 1 : 0);
   };
   // use(at of the first of two neighbouring window rows, their table entries) for both keys of the thread.

@@ -16,9 +16,10 @@ template <int HeadDim>
 using Ring = hopper::TileRing<HeadDim, tile_keys, 3 * 128 / HeadDim>;
 
 // Weights go into the second product times 2^14, so that small ones keep their precision in float16.
-constexpr float weight_exponent = 14, weight_unit = 16384;
+[[maybe_unused]] constexpr float weight_exponent = 14;  // only wgmma needs it
+constexpr float weight_unit = 16384;
 // Of a dominated row all others have at most 1 of their own sum, and the dominant key has more than 1.004.
-constexpr float others_limit = 1.002F * weight_unit;
+[[maybe_unused]] constexpr float others_limit = 1.002F * weight_unit;
 
 // As in the first pass (window_hopper.cu): fours of heads are a product of 64 rows for each of the two warpgroups; of one or
 // two heads there is one product, and the warpgroups take turns with the tiles.
