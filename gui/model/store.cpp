@@ -32,9 +32,9 @@ std::shared_ptr<const Document> Store::document(int file) const {
   return found == documents_.end() ? nullptr : found->second;
 }
 
-std::shared_ptr<const Document> Store::document() const {
-  for (const Side side : {Side::a, Side::b})
-    if (const RunSpec* run = spec(side))
+std::shared_ptr<const Document> Store::document_of(const Selection& selection) const {
+  for (const int id : {selection.run_a, selection.run_b})
+    if (const RunSpec* run = state_.run(id))
       if (auto document = this->document(run->trace)) return document;
   for (const FileEntry& file : state_.files)
     if (auto document = this->document(file.id)) return document;
@@ -73,7 +73,7 @@ void Store::clamp(Selection& selection) const {
   selection.tokens = in_order(std::move(selection.tokens));
   std::sort(selection.heads.begin(), selection.heads.end());
   selection.heads.erase(std::unique(selection.heads.begin(), selection.heads.end()), selection.heads.end());
-  if (const auto document = this->document()) {
+  if (const auto document = document_of(selection)) {
     selection.step = std::clamp(selection.step, 0, document->num_steps());
     selection.layer = std::clamp(selection.layer, 0, std::max(0, document->num_layers() - 1));
     std::erase_if(selection.heads, [&](int head) { return head < 0 || head >= document->num_query_heads(); });
@@ -84,6 +84,16 @@ void Store::clamp(Selection& selection) const {
     selection.step = std::max(0, selection.step);
     selection.layer = std::max(0, selection.layer);
   }
+}
+
+Changes Store::follow_document(const std::shared_ptr<const Document>& before) {
+  Changes what;
+  const Selection old = state_.selection;
+  clamp(state_.selection);
+  if (!(old == state_.selection)) what |= Change::selection;
+  if (document() == before || state_.focus == Focus{}) return what;
+  state_.focus = {};
+  return what | Change::focus;
 }
 
 // ---- history
@@ -101,6 +111,7 @@ void Store::remember(const std::string& what) {
 }
 
 void Store::restore(const Moment& moment) {
+  const auto before = document();
   Changes what;
   if (!(moment.selection == state_.selection)) what |= Change::selection;
   if (!(moment.zoom == state_.zoom)) what |= Change::zoom;
@@ -108,7 +119,7 @@ void Store::restore(const Moment& moment) {
   state_.zoom = moment.zoom;
   if (state_.run(state_.selection.run_a) == nullptr) state_.selection.run_a = -1;
   if (state_.run(state_.selection.run_b) == nullptr) state_.selection.run_b = -1;
-  clamp(state_.selection);
+  what |= follow_document(before);
   last_change_.clear();
   emit changed(what);
 }
@@ -143,8 +154,9 @@ void Store::set_selection(Selection selection) {
   if (selection.tokens != old.tokens) what += " tokens";
   if (selection.run_a != old.run_a || selection.run_b != old.run_b) what += " runs";
   remember(what);
+  const auto before = document();
   state_.selection = std::move(selection);
-  emit changed(Change::selection);
+  emit changed(Change::selection | follow_document(before));
 }
 
 void Store::select_run(Side side, int id) {
@@ -222,11 +234,11 @@ void Store::remove_file(int id) {
   for (const RunSpec& run : state_.runs)
     if (run.trace == id || run.results == id) gone.push_back(run.id);
   for (const int run : gone) remove_run(run);
+  const auto before = document();
   std::erase_if(state_.files, [id](const FileEntry& file) { return file.id == id; });
   documents_.erase(id);
   problems_.erase(id);
-  clamp(state_.selection);
-  emit changed(Change::files | Change::selection);
+  emit changed(Change::files | Change::selection | follow_document(before));
 }
 
 void Store::set_identity(int id, const std::string& identity) {
@@ -250,13 +262,15 @@ int Store::add_run(RunSpec spec) {
 void Store::change_run(const RunSpec& spec) {
   for (RunSpec& run : state_.runs) {
     if (run.id != spec.id || run == spec) continue;
+    const auto before = document();
     run = spec;
-    emit changed(Change::specs);
+    emit changed(Change::specs | follow_document(before));
   }
 }
 
 void Store::remove_run(int id) {
   if (state_.run(id) == nullptr) return;
+  const auto before = document();
   std::erase_if(state_.runs, [id](const RunSpec& run) { return run.id == id; });
   runs_.erase(id);
   Changes what = Change::specs | Change::runs;
@@ -265,7 +279,7 @@ void Store::remove_run(int id) {
       *chosen = -1;
       what |= Change::selection;
     }
-  emit changed(what);
+  emit changed(what | follow_document(before));
 }
 
 void Store::set_view(const std::string& panel, const std::string& setting, const std::string& value) {
@@ -289,11 +303,11 @@ void Store::replace(AppState state) {
 
 void Store::put_document(int file, std::shared_ptr<const Document> document) {
   if (state_.file(file) == nullptr) return;
+  const auto before = this->document();
   set_identity(file, document->identity());
   documents_[file] = std::move(document);
   problems_.erase(file);
-  clamp(state_.selection);
-  emit changed(Change::files | Change::selection);
+  emit changed(Change::files | Change::selection | follow_document(before));
 }
 
 void Store::put_run(int id, std::shared_ptr<const Run> run) {

@@ -51,7 +51,7 @@ class Store final : public QObject {
   const Focus& focus() const { return state_.focus; }
 
   // The trace of run A, or the first that is open; null while none is. Run B is drawn beside A where it has the same trace.
-  std::shared_ptr<const Document> document() const;
+  std::shared_ptr<const Document> document() const { return document_of(state_.selection); }
   std::shared_ptr<const Document> document(int file) const;  // null until it is open
   // Null where no run is chosen or nothing has come back yet. A run may still miss layers: Run::layer() is null for those.
   std::shared_ptr<const Run> run_a() const { return run(state_.selection.run_a); }
@@ -121,7 +121,12 @@ class Store final : public QObject {
   };
   void remember(const std::string& what);
   void restore(const Moment& moment);
+  // The document() of this selection, and the selection brought into its ranges.
+  std::shared_ptr<const Document> document_of(const Selection& selection) const;
   void clamp(Selection& selection) const;
+  // After anything that may have changed which trace document() is: the selection is in its ranges, and what the mouse was
+  // over in the trace `before` is no place in another one. What else changed by that.
+  Changes follow_document(const std::shared_ptr<const Document>& before);
 
   AppState state_;
   std::map<int, std::shared_ptr<const Document>> documents_;

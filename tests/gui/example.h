@@ -30,6 +30,17 @@ inline std::shared_ptr<const Document> example_document() {
   return std::make_shared<const Document>(make_synthetic(example_parameters()));
 }
 
+// Of another model: fewer layers, heads, tokens and steps. What is read of one trace in the ranges of the other shows.
+inline std::shared_ptr<const Document> smaller_document() {
+  SyntheticParameters parameters = example_parameters();
+  parameters.layers = 2;
+  parameters.query_heads = 2;
+  parameters.kv_heads = 1;
+  parameters.prompt = 120;
+  parameters.decode = 5;
+  return std::make_shared<const Document>(make_synthetic(parameters));
+}
+
 // Runs the event loop until it holds; false after `seconds`.
 inline bool wait_until(const std::function<bool()>& holds, int seconds = 30) {
   QElapsedTimer timer;

@@ -44,6 +44,77 @@ TEST(StoreClamps, SelectionsToTheTrace) {
   EXPECT_EQ(store.selection().tokens, (std::vector<TokenRange>{{2, document->num_tokens()}}));
 }
 
+// Two open traces, the second with fewer of everything, and a run on each.
+struct TwoTraces : testing::Test {
+  TwoTraces() {
+    for (const auto& document : {large, small}) {
+      RunSpec spec;
+      spec.trace = store.add_file(FileEntry::Kind::trace, "t" + std::to_string(traces.size()) + ".h5");
+      spec.policy = "snapkv";
+      spec.budget = "50%";
+      store.put_document(spec.trace, document);
+      traces.push_back(spec.trace);
+      runs.push_back(store.add_run(spec));
+    }
+    // At the far end of everything: what is told must be in the ranges of the trace that it is told of.
+    Selection selection;
+    selection.run_a = runs[0];
+    selection.layer = 99;
+    selection.step = 99;
+    selection.heads = {3};
+    selection.tokens = {{150, 212}};
+    store.set_selection(selection);
+    store.set_focus({.token = 150, .head = 3, .layer = 2});
+    QObject::connect(&store, &Store::changed, &store, [this] {
+      const auto document = store.document();
+      if (document == nullptr) return;
+      ++told;
+      EXPECT_LT(store.selection().layer, document->num_layers());
+      EXPECT_LE(store.selection().step, document->num_steps());
+      for (const int head : store.selection().heads) EXPECT_LT(head, document->num_query_heads());
+      for (const TokenRange& range : store.selection().tokens) EXPECT_LE(range.end, document->num_tokens());
+      EXPECT_LT(store.focus().token, document->num_tokens());
+      EXPECT_LT(store.focus().layer, document->num_layers());
+      EXPECT_LT(store.focus().head, document->num_query_heads());
+    });
+  }
+  std::shared_ptr<const Document> large = example_document(), small = smaller_document();
+  Store store;
+  std::vector<int> traces, runs;
+  int told = 0;
+};
+
+TEST_F(TwoTraces, ARunOfTheOtherBringsItsRanges) {
+  store.select_run(Side::a, runs[1]);
+  EXPECT_EQ(store.document(), small);
+  EXPECT_EQ(store.selection().layer, 1);
+  EXPECT_EQ(store.selection().step, 5);
+  EXPECT_TRUE(store.selection().heads.empty());
+  store.back();
+  EXPECT_EQ(store.document(), large);
+  EXPECT_EQ(store.selection().layer, 2);
+  EXPECT_EQ(store.selection().heads, std::vector<int>{3});
+  EXPECT_EQ(told, 2);
+}
+
+TEST_F(TwoTraces, TakingRunAAwayLeavesTheRangesOfWhatFollows) {
+  store.select_run(Side::b, runs[1]);
+  store.remove_run(runs[0]);
+  EXPECT_EQ(store.document(), small);
+  EXPECT_EQ(told, 2);
+}
+
+TEST_F(TwoTraces, ClosingTheTraceOnScreenDoesToo) {
+  store.remove_file(traces[0]);
+  EXPECT_EQ(store.document(), small);
+  EXPECT_GE(told, 1);
+}
+
+TEST_F(TwoTraces, ReadingASmallerOneInItsPlaceDoesToo) {
+  store.put_document(traces[0], small);
+  EXPECT_EQ(told, 1);
+}
+
 TEST(BackAndForward, GoThroughSelectionAndZoom) {
   Store store;
   store.put_document(store.add_file(FileEntry::Kind::trace, "t.h5"), example_document());
