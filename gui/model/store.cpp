@@ -46,6 +46,23 @@ std::shared_ptr<const Run> Store::run(int id) const {
   return found == runs_.end() ? nullptr : found->second;
 }
 
+bool Store::is_of_another_trace(Side side) const {
+  const RunSpec* chosen = spec(side);
+  return chosen != nullptr && document(chosen->trace) != document();
+}
+
+std::shared_ptr<const Run> Store::run(Side side) const {
+  const RunSpec* chosen = spec(side);
+  if (chosen == nullptr || is_of_another_trace(side)) return nullptr;
+  auto run = this->run(chosen->id);
+  const auto document = this->document();
+  if (run == nullptr || document == nullptr || run->layers.empty()) return run;
+  // A file that was read again may hold another trace than the one that the run was made of: that run is on its way out.
+  const bool fits = run->tokens == document->num_tokens() && run->num_layers() == document->num_layers() &&
+                    run->query_heads == document->num_query_heads();
+  return fits ? run : nullptr;
+}
+
 const RunSpec* Store::spec(Side side) const {
   return state_.run(side == Side::a ? state_.selection.run_a : state_.selection.run_b);
 }

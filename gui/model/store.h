@@ -50,14 +50,17 @@ class Store final : public QObject {
   const Selection& selection() const { return state_.selection; }
   const Focus& focus() const { return state_.focus; }
 
-  // The trace of run A, or the first that is open; null while none is. Run B is drawn beside A where it has the same trace.
+  // The trace of run A, or of run B, or the first that is open; null while none is. It is what panels show.
   std::shared_ptr<const Document> document() const { return document_of(state_.selection); }
   std::shared_ptr<const Document> document(int file) const;  // null until it is open
-  // Null where no run is chosen or nothing has come back yet. A run may still miss layers: Run::layer() is null for those.
-  std::shared_ptr<const Run> run_a() const { return run(state_.selection.run_a); }
-  std::shared_ptr<const Run> run_b() const { return run(state_.selection.run_b); }
-  std::shared_ptr<const Run> run(Side side) const { return side == Side::a ? run_a() : run_b(); }
-  std::shared_ptr<const Run> run(int id) const;
+  // Null where no run is chosen, where it is of another trace than document(), or where nothing has come back yet: whoever has
+  // one may read it in the ranges of document(). A run may still miss layers: Run::layer() is null for those.
+  std::shared_ptr<const Run> run_a() const { return run(Side::a); }
+  std::shared_ptr<const Run> run_b() const { return run(Side::b); }
+  std::shared_ptr<const Run> run(Side side) const;
+  std::shared_ptr<const Run> run(int id) const;  // whatever its trace
+  // Whether the run that is chosen cannot be shown beside the other: it is of another trace than document().
+  bool is_of_another_trace(Side side) const;
   const RunSpec* spec(Side side) const;  // null where none is chosen
   // Why a file could not be opened, or what is wrong with it; empty: nothing.
   std::string file_problem(int file) const;

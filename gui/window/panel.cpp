@@ -86,7 +86,17 @@ std::shared_ptr<const Run> Panel::run_or_message(Side side) {
     show_message("No run " + name + " is chosen.", "Choose one in the Runs panel, or make one with Controls.");
     return nullptr;
   }
-  auto run = store_.run(spec->id);
+  if (store_.document(spec->trace) == nullptr) {
+    const std::string problem = store_.file_problem(spec->trace);
+    show_message(problem.empty() ? "Opening the trace of run " + name + " …" : QString::fromStdString(problem));
+    return nullptr;
+  }
+  if (store_.is_of_another_trace(side)) {
+    show_message("Run " + name + " is of another trace.",
+                 "Choose a run of the trace on screen in the Runs panel: the trace is that of run A.");
+    return nullptr;
+  }
+  auto run = store_.run(side);
   if (run != nullptr && !run->problem.empty()) {
     show_message(QString::fromStdString(run->problem));
     return nullptr;

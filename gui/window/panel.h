@@ -94,7 +94,8 @@ class Panel : public QWidget {
   void show_content();
   // The trace on screen, or null after a message that says that none is open.
   std::shared_ptr<const Document> document_or_message();
-  // A run with at least the layer on screen, or null after a message (no run chosen, its error, being evaluated).
+  // A run with at least the layer on screen, or null after a message (no run chosen, of another trace, its
+  // error, being evaluated).
   std::shared_ptr<const Run> run_or_message(Side side);
 
   // This panel's settings in the state: saved with the session. Asking for a change comes back as Change::views.

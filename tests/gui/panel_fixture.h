@@ -39,6 +39,19 @@ struct TwoRuns {
     store.set_selection(selection);
   }
 
+  // A second trace with fewer of everything, and the id of a complete run on it.
+  int open_smaller(const std::string& policy = "snapkv:window=8") {
+    RunSpec spec;
+    spec.trace = store.add_file(FileEntry::Kind::trace, "/nowhere/smaller.h5");
+    spec.policy = policy;
+    spec.budget = "30%";
+    const auto smaller = smaller_document();
+    store.put_document(spec.trace, smaller);
+    spec.id = store.add_run(spec);
+    store.put_run(spec.id, evaluated(smaller, spec));
+    return spec.id;
+  }
+
   // The panel of this name, on screen.
   void open(const std::string& name) {
     for (const PanelDescription* each : panel_registry())

@@ -57,8 +57,8 @@ struct TwoTraces : testing::Test {
       runs.push_back(store.add_run(spec));
     }
     // At the far end of everything: what is told must be in the ranges of the trace that it is told of.
-    Selection selection;
-    selection.run_a = runs[0];
+    store.select_run(Side::a, runs[0]);
+    Selection selection = store.selection();
     selection.layer = 99;
     selection.step = 99;
     selection.heads = {3};
@@ -102,6 +102,30 @@ TEST_F(TwoTraces, TakingRunAAwayLeavesTheRangesOfWhatFollows) {
   store.remove_run(runs[0]);
   EXPECT_EQ(store.document(), small);
   EXPECT_EQ(told, 2);
+}
+
+TEST_F(TwoTraces, ARunOfTheOtherIsNotReadInTheRangesOfThisOne) {
+  const auto put = [this](int id, const Document& document) {
+    auto run = std::make_shared<gui::Run>();
+    run->tokens = document.num_tokens();
+    run->query_heads = document.num_query_heads();
+    run->layers.resize(static_cast<std::size_t>(document.num_layers()));
+    store.put_run(id, run);
+  };
+  put(runs[0], *large);
+  put(runs[1], *small);
+  store.select_run(Side::b, runs[1]);
+  EXPECT_NE(store.run_a(), nullptr);
+  EXPECT_EQ(store.run_b(), nullptr);
+  EXPECT_NE(store.run(runs[1]), nullptr);
+  EXPECT_TRUE(store.is_of_another_trace(Side::b));
+  store.swap_runs();
+  EXPECT_EQ(store.document(), small);
+  EXPECT_EQ(store.run_a(), store.run(runs[1]));
+  EXPECT_EQ(store.run_b(), nullptr);
+  // A file that was read again: its run is of the sizes that it had before.
+  store.put_document(traces[1], large);
+  EXPECT_EQ(store.run_a(), nullptr);
 }
 
 TEST_F(TwoTraces, ClosingTheTraceOnScreenDoesToo) {

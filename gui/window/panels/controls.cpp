@@ -324,7 +324,7 @@ class ControlsPanel final : public Panel {
 
   void show_problem() {
     std::string problem = form_.problem();
-    const auto run = store().run(side_);
+    const auto run = store().run(shown_->id);
     if (problem.empty() && run != nullptr && run->spec == *shown_) problem = run->problem;
     complain(problem);
   }

@@ -79,10 +79,6 @@ class EvictionMapPanel final : public Panel {
     if (first == nullptr) return forget();
     std::shared_ptr<const Run> second;
     if (runs == MapRuns::difference && (second = run_or_message(Side::b)) == nullptr) return forget();
-    if (second != nullptr && second->tokens != first->tokens) {
-      show_message("Runs A and B are of different traces.", "A difference needs two runs of the same trace.");
-      return forget();
-    }
     if (!(what & ~Changes(Change::focus | Change::zoom | Change::selection)) && shown_.matrix != nullptr && !must_build())
       return follow(what);
     build();

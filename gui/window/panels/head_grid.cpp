@@ -88,8 +88,6 @@ class HeadGridPanel final : public Panel {
     if (first == nullptr) return;
     const auto second = runs == "difference" ? run_or_message(Side::b) : first;
     if (second == nullptr) return;
-    if (first->num_layers() != second->num_layers() || first->query_heads != second->query_heads)
-      return show_message("Runs A and B are of different models.", "A difference needs two runs of one model.");
     show_settings(*first);
     if (what & ~Changes(Change::focus | Change::zoom)) fill(first, second, runs == "difference");
     view_->set_selected(selection().layer, selection().heads);

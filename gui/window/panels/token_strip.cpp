@@ -346,6 +346,8 @@ class TokenStripPanel final : public Panel {
     for (const Side side : sides())
       if (const RunSpec* spec = store().spec(side); spec == nullptr)
         about += QString(", no run ") + (side == Side::a ? "A" : "B") + " is chosen";
+      else if (store().is_of_another_trace(side))
+        about += QString(", run ") + (side == Side::a ? "A" : "B") + " is of another trace";
       else if (const auto run = store().run(side); run != nullptr && !run->problem.empty())
         about = text(run->problem);
     if (!problem_.empty()) about = text(problem_);
