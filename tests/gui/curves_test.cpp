@@ -86,6 +86,21 @@ TEST_F(Curves, ByLayerAndByStepAreTheRunsValues) {
   EXPECT_EQ(chart().series[0].y[4], store.run_a()->value("output_error", 2, -1, 5));
 }
 
+TEST_F(Curves, ByLayerAndByStepAreOfOneTrace) {
+  const int smaller = open_smaller("tova");
+  open("curves");
+  choose("layer", "evicted_mass");
+  EXPECT_EQ(chart().series.size(), 2U);
+  choose("step", "evicted_mass");
+  EXPECT_EQ(chart().series.size(), 2U);
+  choose("budget", "output_error");
+  EXPECT_EQ(chart().series.size(), 3U);  // every trace counts
+  store.select_run(Side::a, smaller);
+  choose("layer", "evicted_mass");
+  ASSERT_EQ(chart().series.size(), 1U);
+  EXPECT_EQ(chart().series[0].y.size(), 2U);
+}
+
 TEST_F(Curves, ASweepAddsTheBudgetsAndTheBound) {
   open("curves");
   choose("budget", "output_error");

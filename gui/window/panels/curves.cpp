@@ -118,14 +118,15 @@ class CurvesPanel final : public Panel {
     metric_->show_value(metric());
   }
 
-  // A and B first, then every other that is complete.
+  // A and B first, then every other that is complete, all of the trace on screen: lines over its layers and steps.
   std::vector<std::shared_ptr<const Run>> runs() const {
     std::vector<std::shared_ptr<const Run>> list;
     for (const Side side : {Side::a, Side::b})
       if (auto run = store().run(side); run != nullptr && run->problem.empty()) list.push_back(std::move(run));
     for (const RunSpec& spec : store().state().runs)
-      if (auto run = store().run(spec.id);
-          run != nullptr && run->complete && std::find(list.begin(), list.end(), run) == list.end())
+      if (auto run = store().run(spec.id); run != nullptr && run->complete &&
+                                           store().document(spec.trace) == store().document() &&
+                                           std::find(list.begin(), list.end(), run) == list.end())
         list.push_back(std::move(run));
     return list;
   }
