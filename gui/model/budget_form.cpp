@@ -8,11 +8,11 @@
 
 namespace kvreplay::gui {
 
-BudgetForm::BudgetForm(const Trace& trace, Granularity granularity, std::int64_t minimum)
-    : trace_(trace),
+BudgetForm::BudgetForm(std::shared_ptr<const Document> document, Granularity granularity, std::int64_t minimum)
+    : document_(std::move(document)),
       granularity_(granularity),
-      minimum_(std::clamp<std::int64_t>(minimum, 1, trace.prompt_length())),
-      maximum_(std::max<std::int64_t>(1, trace.prompt_length())) {}
+      minimum_(std::clamp<std::int64_t>(minimum, 1, document_->prompt_length())),
+      maximum_(std::max<std::int64_t>(1, document_->prompt_length())) {}
 
 std::int64_t BudgetForm::tokens_at(double place) const {
   const double low = std::log(static_cast<double>(minimum_)), high = std::log(static_cast<double>(maximum_));
@@ -27,8 +27,8 @@ double BudgetForm::place_of(std::int64_t tokens) const {
 }
 
 std::int64_t BudgetForm::bytes_of(std::int64_t tokens) const {
-  return tokens * static_cast<std::int64_t>(trace_.layers().size()) * stored_heads(granularity_, trace_.model()) *
-         token_bytes(trace_);
+  return tokens * static_cast<std::int64_t>(trace().layers().size()) * stored_heads(granularity_, trace().model()) *
+         token_bytes(trace());
 }
 
 std::string BudgetForm::text(Budget::Kind kind, std::int64_t tokens) const {
@@ -42,7 +42,7 @@ std::string BudgetForm::text(Budget::Kind kind, std::int64_t tokens) const {
 }
 
 std::int64_t BudgetForm::tokens_of(const std::string& budget) const {
-  return Budget::parse(budget).resolve(trace_, granularity_);
+  return Budget::parse(budget).resolve(trace(), granularity_);
 }
 
 std::string BudgetForm::description(std::int64_t tokens) const {

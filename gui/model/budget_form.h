@@ -1,16 +1,18 @@
 // A budget as a slider and a unit: tokens per stored head, a share of the prompt, or bytes of the whole cache.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "core/replay/budget.h"
+#include "gui/model/document.h"
 
 namespace kvreplay::gui {
 
 class BudgetForm {
  public:
   // Of a policy with this granularity on this trace, which never goes below `minimum` tokens.
-  BudgetForm(const Trace& trace, Granularity granularity, std::int64_t minimum);
+  BudgetForm(std::shared_ptr<const Document> document, Granularity granularity, std::int64_t minimum);
 
   std::int64_t minimum() const { return minimum_; }
   std::int64_t maximum() const { return maximum_; }  // the whole prompt
@@ -29,7 +31,9 @@ class BudgetForm {
  private:
   std::int64_t bytes_of(std::int64_t tokens) const;
 
-  const Trace& trace_;
+  const Trace& trace() const { return document_->trace(); }
+
+  std::shared_ptr<const Document> document_;  // kept: a slider may move after its file was closed
   Granularity granularity_;
   std::int64_t minimum_, maximum_;
 };

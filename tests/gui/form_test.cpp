@@ -1,11 +1,15 @@
 // Do forms make the strings that they show, and does a budget come back as the tokens that a slider asked for?
 #include <gtest/gtest.h>
+
+#include <QLabel>
+#include <QSlider>
+#include <QToolButton>
 #include <algorithm>
 
 #include "gui/model/budget_form.h"
 #include "gui/model/policy_form.h"
 #include "gui/model/time_line.h"
-#include "tests/gui/example.h"
+#include "tests/gui/panel_fixture.h"
 
 namespace kvreplay::gui {
 namespace {
@@ -67,7 +71,7 @@ TEST(PolicyForms, ReadEveryPolicyAndVariant) {
 TEST(BudgetForms, ComeBackAsTheSameTokens) {
   const auto document = example_document();
   for (const Granularity granularity : {Granularity::query_head, Granularity::kv_head, Granularity::layer}) {
-    const BudgetForm form(document->trace(), granularity, 33);
+    const BudgetForm form(document, granularity, 33);
     for (std::int64_t tokens = 33; tokens <= document->prompt_length(); ++tokens) {
       EXPECT_EQ(form.tokens_of(form.text(Budget::Kind::tokens, tokens)), tokens);
       EXPECT_EQ(form.tokens_of(form.text(Budget::Kind::ratio, tokens)), tokens);
@@ -81,11 +85,51 @@ TEST(BudgetForms, ComeBackAsTheSameTokens) {
 
 TEST(BudgetForms, CoverTheSliderFromEndToEnd) {
   const auto document = example_document();
-  const BudgetForm form(document->trace(), Granularity::kv_head, 33);
+  const BudgetForm form(document, Granularity::kv_head, 33);
   EXPECT_EQ(form.tokens_at(0), 33);
   EXPECT_EQ(form.tokens_at(1), document->prompt_length());
   for (std::int64_t tokens = 33; tokens <= document->prompt_length(); ++tokens)
     EXPECT_EQ(form.tokens_at(form.place_of(tokens)), tokens);
+}
+
+TEST(BudgetForms, KeepTheirTrace) {
+  auto document = example_document();
+  const std::weak_ptr<const Document> closed = document;
+  const auto form = std::make_unique<BudgetForm>(document, Granularity::kv_head, 33);
+  const std::string before = form->text(Budget::Kind::bytes, 50);
+  document.reset();
+  ASSERT_FALSE(closed.expired());
+  EXPECT_EQ(form->text(Budget::Kind::bytes, 50), before);
+}
+
+struct ControlsOnTwo : TwoRuns, testing::Test {};
+
+TEST_F(ControlsOnTwo, AScaleIsOfTheRunThatIsChanged) {
+  store.select_run(Side::b, open_smaller());
+  open("controls");
+  auto* slider = find<QSlider>("controls_slider");
+  const auto most = [&](const char* side) {
+    find<QToolButton>(side)->click();
+    slider->setValue(slider->maximum());
+    panel->refresh_now();
+    return find<QLabel>("controls_meaning")->text();
+  };
+  // Its whole prompt, not that of run A.
+  EXPECT_TRUE(most("controls_b").startsWith("120 tokens")) << most("controls_b").toStdString();
+  EXPECT_TRUE(most("controls_a").startsWith("200 tokens")) << most("controls_a").toStdString();
+}
+
+TEST_F(ControlsOnTwo, ASliderMovesAfterItsTraceWasClosed) {
+  open("controls");
+  auto* slider = find<QSlider>("controls_slider");
+  const std::weak_ptr<const Document> closed = document;
+  document.reset();
+  store.remove_file(store.state().files.front().id);
+  slider->setValue(slider->maximum());  // before the panel heard of it
+  panel->refresh_now();
+  slider->setValue(0);
+  EXPECT_TRUE(store.state().runs.empty());
+  EXPECT_TRUE(closed.expired());  // nothing holds it once everybody heard
 }
 
 TEST(TimeLines, CountEvictionsAndAverageHeads) {

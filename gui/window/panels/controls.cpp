@@ -64,7 +64,8 @@ class ControlsPanel final : public Panel {
     if (!(what & (Change::files | Change::specs | Change::selection | Change::runs | Change::theme))) return;
     const auto document = document_or_message();
     if (document == nullptr) {
-      scale_.reset();  // it refers to the trace
+      shown_.reset();
+      scale_.reset();
       return;
     }
     color_sides();
@@ -74,6 +75,7 @@ class ControlsPanel final : public Panel {
     body_->setEnabled(live);
     if (!live) {
       shown_.reset();
+      scale_.reset();
       say(spec == nullptr ? "No run " + side_name() + " is chosen: choose one in the Runs panel, or make one with New run."
                           : "Run " + side_name() + " comes from a results file and stays as it is.");
       return;
@@ -83,7 +85,7 @@ class ControlsPanel final : public Panel {
       show_spec(*spec);
       shown_ = *spec;
     }
-    update_scale(*document);
+    update_scale(store().document(spec->trace));
     show_budget();
     show_problem();
   }
@@ -289,12 +291,13 @@ class ControlsPanel final : public Panel {
 
   Budget::Kind kind() const { return static_cast<Budget::Kind>(unit_->currentIndex()); }
 
-  void update_scale(const Document& document) {
+  // document: of the run that is changed, which may be another than the one on screen; null while it is not open.
+  void update_scale(const std::shared_ptr<const Document>& document) {
+    scale_.reset();
     try {
       const auto policy = make_policy(parse_policy(form_.text()));
-      scale_.emplace(document.trace(), policy->granularity(), policy->minimum_budget());
+      if (document != nullptr) scale_.emplace(document, policy->granularity(), policy->minimum_budget());
     } catch (const Error&) {
-      scale_.reset();
     }
     slider_->setEnabled(scale_.has_value());
   }
