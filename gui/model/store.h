@@ -53,8 +53,8 @@ class Store final : public QObject {
   // The trace of run A, or of run B, or the first that is open; null while none is. It is what panels show.
   std::shared_ptr<const Document> document() const { return document_of(state_.selection); }
   std::shared_ptr<const Document> document(int file) const;  // null until it is open
-  // Null where no run is chosen, where it is of another trace than document(), or where nothing has come back yet: whoever has
-  // one may read it in the ranges of document(). A run may still miss layers: Run::layer() is null for those.
+  // Null where no run is chosen, where it is of another trace than document(), or where nothing has come back yet: whoever
+  // has one may read it in the ranges of document(). A run may still miss layers: Run::layer() is null for those.
   std::shared_ptr<const Run> run_a() const { return run(Side::a); }
   std::shared_ptr<const Run> run_b() const { return run(Side::b); }
   std::shared_ptr<const Run> run(Side side) const;

@@ -170,6 +170,48 @@ TEST_F(AttentionPanel, FollowsLayerHeadRunAndForm) {
   EXPECT_EQ(dynamic_cast<figure::HeatMap&>(*map).rows, 212);
 }
 
+TEST_F(AttentionPanel, IsDescribedWithItsOwnTraceUntilTheNextIsThere) {
+  choose("attention_view_form", "evicted");
+  ASSERT_TRUE(view->content().strip.has_value());
+  EXPECT_EQ(view->content().columns, 212);
+  store.select_layer(2);
+  settle();
+  const int smaller = open_smaller("restkv:window=8");
+  const std::string before = panel->figure()->subtitle;
+  store.select_run(Side::a, smaller);
+  panel->refresh_now();
+  store.select_step(3);  // the strip is of a step
+  panel->refresh_now();
+  EXPECT_EQ(view->content().columns, 212);
+  EXPECT_EQ(view->content().strip->pyramid->columns(), 212);
+  EXPECT_EQ(panel->figure()->subtitle, before);
+  settle();
+  EXPECT_EQ(view->content().columns, 125);
+  EXPECT_EQ(view->content().strip->pyramid->columns(), 125);
+  EXPECT_NE(panel->figure()->subtitle, before);
+}
+
+TEST_F(AttentionPanel, TheStripIsOfTheRunAlsoBesideTheFullCache) {
+  choose("attention_view_form", "full");
+  EXPECT_EQ(view->content().strip->pyramid->columns(), 212);
+  const auto run_b = store.selection().run_b;
+  const auto kept = [this] {
+    std::vector<float> values(212);
+    const auto& matrix = *view->content().strip->pyramid;
+    for (std::int64_t token = 0; token < 212; ++token) values[static_cast<std::size_t>(token)] = matrix.value(0, token);
+    return values;
+  };
+  const auto of_a = kept();
+  store.select_run(Side::a, run_b);
+  settle();
+  int different = 0;
+  for (std::int64_t token = 0; token < 200; ++token) {
+    EXPECT_EQ(kept()[static_cast<std::size_t>(token)], store.run_a()->kept(0, 0, token, 0) ? 1.0F : 0.0F);
+    different += kept()[static_cast<std::size_t>(token)] != of_a[static_cast<std::size_t>(token)] ? 1 : 0;
+  }
+  EXPECT_GT(different, 0);
+}
+
 TEST_F(AttentionPanel, AClickSelectsTokenAndStep) {
   choose("attention_view_queries", "generated");
   store.set_zoom("tokens", {100, 120});

@@ -200,6 +200,30 @@ TEST_F(Map, MovesOnWithTheStep) {
   }
 }
 
+TEST_F(Map, IsDescribedWithItsOwnTraceUntilTheNextIsThere) {
+  choose("eviction_map_rows", "all");
+  const int before = store.selection().run_a, smaller = open_smaller();
+  const auto rows = [this] {
+    const auto map = panel->figure();
+    return map != nullptr ? dynamic_cast<const figure::HeatMap&>(*map).row_names.size() : 0;
+  };
+  ASSERT_EQ(panel->table().rows.size(), 212U);
+  store.select_run(Side::a, smaller);
+  panel->refresh_now();
+  EXPECT_EQ(rows(), 3U);  // the large trace's layers: the small one's map is still being made
+  EXPECT_EQ(panel->table().columns.size(), 2U + 3 * 2);
+  settle();
+  EXPECT_EQ(rows(), 2U);
+  EXPECT_EQ(panel->table().columns.size(), 2U + 2 * 1);
+  store.select_run(Side::a, before);
+  panel->refresh_now();
+  store.set_focus({.token = 190, .head = 3, .layer = 2});
+  panel->refresh_now();
+  EXPECT_EQ(rows(), 2U);
+  settle();
+  EXPECT_EQ(rows(), 3U);
+}
+
 TEST_F(Map, SaysWhatIsMissing) {
   store.select_run(Side::b, -1);
   emit find<Choice>("eviction_map_runs")->chosen("b");

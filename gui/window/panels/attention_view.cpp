@@ -124,6 +124,15 @@ class AttentionViewPanel final : public Panel {
     if (!asked_ || !same_request(wanted, *asked_)) {
       stopped_ = false;
       ask_for_all(wanted);
+    } else if (shown_ && same_request(wanted, *shown_) && shown_run_ != run) {
+      // The same picture beside another kept set: attention to the full cache is of no run.
+      const auto layer_of_run = [&](const std::shared_ptr<const Run>& each) {
+        const auto layer = each != nullptr ? each->layer(wanted.layer) : nullptr;
+        return layer != nullptr ? layer->evictions : nullptr;
+      };
+      const bool other_set = layer_of_run(shown_run_) != layer_of_run(run);
+      shown_run_ = run;
+      if (other_set && whole_.pyramid) show_pictures();
     }
     follow();
   }
@@ -183,8 +192,9 @@ class AttentionViewPanel final : public Panel {
   void ask_for_all(const AttentionRequest& request) {
     asked_ = request;
     detail_.reset();
-    ask(request, [this, request](const AttentionPicture& picture) {
+    ask(request, [this, request, run = run_](const AttentionPicture& picture) {
       shown_ = request;
+      shown_run_ = run;
       whole_ = picture;
       show_pictures();
       follow();
@@ -264,8 +274,8 @@ class AttentionViewPanel final : public Panel {
           std::clamp<std::int64_t>(first + row, 0, static_cast<std::int64_t>(positions.size()) - 1));
       return text(figure::number_label(positions[at], 9));
     };
-    if (run_ != nullptr)
-      if (const std::int64_t window = policy_window(*run_); window > 0)
+    if (shown_run_ != nullptr)
+      if (const std::int64_t window = policy_window(*shown_run_); window > 0)
         content.marks.push_back({static_cast<double>(document->prompt_length() - window),
                                  static_cast<double>(document->prompt_length()), "window"});
     add_token_marks(*document, content);
@@ -278,15 +288,15 @@ class AttentionViewPanel final : public Panel {
 
   // Which keys the head's cache holds after the step on screen.
   void add_kept_strip(MatrixContent& content) const {
-    const auto layer = run_ != nullptr ? run_->layer(shown_->layer) : nullptr;
+    strip_step_ = selection().step;
+    const auto layer = shown_run_ != nullptr ? shown_run_->layer(shown_->layer) : nullptr;
     if (layer == nullptr) return;
     const EvictionMatrix matrix(
-        {run_, nullptr, MapQuantity::kept, MapRows::heads, MapRuns::a, shown_->layer, selection().step});
-    std::vector<float> kept(static_cast<std::size_t>(run_->tokens));
-    matrix.read(run_->row_of(shown_->head), 0, run_->tokens, kept.data());
-    strip_step_ = selection().step;
-    content.strip = MatrixLayer{
-        std::make_shared<const Pyramid>(std::make_shared<StoredMatrix>(1, run_->tokens, std::move(kept)), Reduction::share)};
+        {shown_run_, nullptr, MapQuantity::kept, MapRows::heads, MapRuns::a, shown_->layer, selection().step});
+    std::vector<float> kept(static_cast<std::size_t>(shown_run_->tokens));
+    matrix.read(shown_run_->row_of(shown_->head), 0, shown_run_->tokens, kept.data());
+    content.strip = MatrixLayer{std::make_shared<const Pyramid>(
+        std::make_shared<StoredMatrix>(1, shown_run_->tokens, std::move(kept)), Reduction::share)};
     content.strip_scale.map = figure::ColorMap::cividis;
     content.strip_scale.reversed = !style_now().dark;
     content.strip_scale.start = 0.2;
@@ -294,8 +304,12 @@ class AttentionViewPanel final : public Panel {
     content.strip_label = "kept";
   }
 
+  // Whether what is drawn is of the trace on screen: else the next picture is on its way, and its places are not the
+  // state's.
+  bool shows_document() const { return shown_ && shown_->document == store().document(); }
+
   void follow() {
-    if (!shown_ || !whole_.pyramid) return;
+    if (!shows_document() || !whole_.pyramid) return;
     if (strip_step_ != selection().step) show_pictures();
     view_->set_visible(token_zoom(store(), view_->content().columns), store().zoom(rows_axis, {0, view_->content().rows}));
     view_->set_selected_columns(selection().tokens);
@@ -324,6 +338,7 @@ class AttentionViewPanel final : public Panel {
   }
 
   void hover(std::int64_t row, std::int64_t column) {
+    if (!shows_document()) return;
     focus_row_ = row, focus_column_ = column;
     show_readout(row, column);
     Focus focus;
@@ -333,7 +348,7 @@ class AttentionViewPanel final : public Panel {
   }
 
   void click(std::int64_t row, std::int64_t column, Qt::KeyboardModifiers modifiers) {
-    if (!shown_ || row < 0 || column < 0) return;
+    if (!shows_document() || row < 0 || column < 0) return;
     Selection next = selection();
     next.tokens = clicked_tokens(next.tokens, column, modifiers);
     if (const std::int64_t step = position_of_row(row) - shown_->document->prompt_length() + 1; step > 0)
@@ -354,7 +369,8 @@ class AttentionViewPanel final : public Panel {
     QString line = QString("layer %1, head %2").arg(document.layer_number(shown_->layer)).arg(shown_->head);
     if (selection().heads.size() != 1)
       line += selection().heads.empty() ? " (no head is selected)" : " (the first selected)";
-    if (row >= 0 && column >= 0 && row < static_cast<std::int64_t>(view_->content().rows)) {
+    if (row >= 0 && column >= 0 && row < static_cast<std::int64_t>(view_->content().rows) &&
+        column < document.num_tokens()) {
       const std::int64_t position = position_of_row(row);
       const float value = view_->value_at(row, column);
       line += "  ·  query of " + token_description(document, position) + "  ·  key of " +
@@ -380,7 +396,8 @@ class AttentionViewPanel final : public Panel {
   Choice *form_, *runs_, *queries_;
   QTimer progress_;
   std::shared_ptr<AttentionPainter> painter_ = std::make_shared<AttentionPainter>();
-  std::shared_ptr<const Run> run_;
+  std::shared_ptr<const Run> run_;        // of the last refresh
+  std::shared_ptr<const Run> shown_run_;  // of what is drawn: set together with shown_
   std::optional<AttentionRequest> asked_, shown_, detail_asked_;
   AttentionPicture whole_;
   std::optional<AttentionPicture> detail_;
@@ -406,7 +423,8 @@ std::unique_ptr<figure::Figure> AttentionViewPanel::figure() const {
                        (rows.high - top) / queries, width, height, values.data());
   map->title = form_->currentText().toStdString() + ": attention of layer " +
                std::to_string(shown_->document->layer_number(shown_->layer)) + ", head " + std::to_string(shown_->head);
-  map->subtitle = run_ != nullptr && shown_->form != AttentionForm::full ? run_->label : shown_->document->name();
+  map->subtitle =
+      shown_run_ != nullptr && shown_->form != AttentionForm::full ? shown_run_->label : shown_->document->name();
   if (columns.high - columns.low > width) map->subtitle += "; a column is several keys, the largest of which is shown";
   map->rows = height, map->columns = width;
   map->row_label = "query", map->column_label = "key position";

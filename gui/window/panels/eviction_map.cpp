@@ -25,6 +25,7 @@ const std::string rows_axis = "eviction_map.rows";
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
 struct Built {
+  std::shared_ptr<const Document> document;  // of the matrix's runs: what is drawn is described with it
   std::shared_ptr<const EvictionMatrix> matrix;
   std::shared_ptr<const Pyramid> pyramid;
 };
@@ -154,8 +155,8 @@ class EvictionMapPanel final : public Panel {
     setProperty("busy", true);  // for tests and pictures, which wait
     background_.ask<Built>(
         this,
-        [matrix = asked_, previous = shown_.pyramid] {
-          return Built{matrix, std::make_shared<const Pyramid>(matrix, matrix->reduction(), previous.get())};
+        [document = store().document(), matrix = asked_, previous = shown_.pyramid] {
+          return Built{document, matrix, std::make_shared<const Pyramid>(matrix, matrix->reduction(), previous.get())};
         },
         [this](const std::shared_ptr<const Built>& built, const std::string& problem) {
           setProperty("busy", false);
@@ -169,8 +170,11 @@ class EvictionMapPanel final : public Panel {
   ColorScale make_scale() const;
   void show_built();
 
+  // Whether what is drawn is of the trace on screen: else the next is on its way, and its places are not the state's.
+  bool shows_document() const { return shown_.matrix != nullptr && shown_.document == store().document(); }
+
   void follow(Changes what) {
-    if (shown_.matrix == nullptr) return;
+    if (!shows_document()) return;
     if (what & Change::zoom) show_zoom();
     const EvictionMatrix& matrix = *shown_.matrix;
     if (what & Change::selection) {
@@ -197,8 +201,9 @@ class EvictionMapPanel final : public Panel {
   }
 
   void hover(std::int64_t row, std::int64_t column) {
+    if (!shows_document()) return;
     Focus focus;
-    if (column >= 0 && row >= 0 && shown_.matrix != nullptr) {
+    if (column >= 0 && row >= 0) {
       focus.token = static_cast<int>(column);
       focus.layer = shown_.matrix->layer_of(row);
       if (shown_.matrix->request().rows != MapRows::layers) focus.head = shown_.matrix->heads_of(row).front();
@@ -208,12 +213,12 @@ class EvictionMapPanel final : public Panel {
   }
 
   void click(std::int64_t row, std::int64_t column, Qt::KeyboardModifiers modifiers) {
-    if (shown_.matrix == nullptr || row < 0 || column < 0) return;
+    if (!shows_document() || row < 0 || column < 0) return;
     Selection next = selection();
     next.layer = shown_.matrix->layer_of(row);
     if (shown_.matrix->request().rows != MapRows::layers) {
       next.heads = shown_.matrix->heads_of(row);
-      if (static_cast<int>(next.heads.size()) == store().document()->num_query_heads()) next.heads.clear();
+      if (static_cast<int>(next.heads.size()) == shown_.document->num_query_heads()) next.heads.clear();
     }
     next.tokens = clicked_tokens(next.tokens, column, modifiers);
     store().set_selection(std::move(next));
@@ -221,7 +226,7 @@ class EvictionMapPanel final : public Panel {
 
   QString row_name(std::int64_t row) const {
     const EvictionMatrix& matrix = *shown_.matrix;
-    const QString layer = QString("layer %1").arg(store().document()->layer_number(matrix.layer_of(row)));
+    const QString layer = QString("layer %1").arg(shown_.document->layer_number(matrix.layer_of(row)));
     if (matrix.request().rows == MapRows::layers) return layer;
     const std::string name = matrix.head_name();
     if (matrix.rows_per_layer() == 1) return layer + ", all heads";
@@ -236,8 +241,6 @@ class EvictionMapPanel final : public Panel {
 
   QString describe(const Run& run, const QString& name, std::int64_t row, std::int64_t column) const {
     MapRequest request = shown_.matrix->request();
-    request.a = store().run_a();
-    request.b = store().run_b();
     request.runs = &run == request.b.get() && request.a.get() != &run ? MapRuns::b : MapRuns::a;
     const bool mean = request.rows == MapRows::layers;
     const auto value = [&](MapQuantity quantity) {
@@ -265,18 +268,17 @@ class EvictionMapPanel final : public Panel {
   }
 
   void show_readout(std::int64_t row, std::int64_t column) {
-    const auto document = store().document();
-    if (document == nullptr || shown_.matrix == nullptr) return;
+    if (shown_.matrix == nullptr) return;
+    const auto document = shown_.document;
     QString line;
     if (column >= 0 && column < document->num_tokens()) {
       line = token_description(*document, column);
       if (row >= 0 && row < shown_.matrix->rows()) {
         line += "  ·  " + row_name(row);
-        const MapRuns runs = shown_.matrix->request().runs;
-        const auto a = store().run_a(), b = store().run_b();
-        const bool both = runs == MapRuns::difference;
-        if (runs != MapRuns::b && a != nullptr) line += "  ·  " + describe(*a, both ? "A" : "", row, column);
-        if (runs != MapRuns::a && b != nullptr) line += "  ·  " + describe(*b, both ? "B" : "", row, column);
+        const MapRequest& request = shown_.matrix->request();  // has the runs that are drawn, the other is null
+        const bool both = request.runs == MapRuns::difference;
+        if (request.a != nullptr) line += "  ·  " + describe(*request.a, both ? "A" : "", row, column);
+        if (request.b != nullptr) line += "  ·  " + describe(*request.b, both ? "B" : "", row, column);
       }
     } else {
       line = "Point at a token · wheel zooms, drag pans, click selects, Shift+drag zooms into a part";
@@ -341,9 +343,8 @@ ColorScale EvictionMapPanel::make_scale() const {
 
 void EvictionMapPanel::show_built() {
   if (shown_.matrix == nullptr) return;
-  const auto document = store().document();
+  const auto document = shown_.document;
   const EvictionMatrix& matrix = *shown_.matrix;
-  if (document == nullptr || document->num_tokens() != matrix.columns()) return;
   MatrixContent content;
   content.columns = static_cast<double>(matrix.columns());
   content.rows = static_cast<double>(matrix.rows());
@@ -365,8 +366,8 @@ void EvictionMapPanel::show_built() {
 }
 
 std::unique_ptr<figure::Figure> EvictionMapPanel::figure() const {
-  const auto document = store().document();
-  if (document == nullptr || shown_.matrix == nullptr) return nullptr;
+  const auto document = shown_.document;
+  if (shown_.matrix == nullptr) return nullptr;
   const EvictionMatrix& matrix = *shown_.matrix;
   const ColorScale& scale = view_->content().scale;
   const Interval visible = view_->visible_columns();
@@ -406,12 +407,12 @@ std::unique_ptr<figure::Figure> EvictionMapPanel::figure() const {
 
 // The tokens on screen, or those that are selected: what became of each in every row.
 figure::Table EvictionMapPanel::table() const {
-  const auto document = store().document();
-  if (document == nullptr || shown_.matrix == nullptr) return {};
+  const auto document = shown_.document;
+  if (shown_.matrix == nullptr) return {};
   const EvictionMatrix& matrix = *shown_.matrix;
   figure::Table table{{"position", "text"}, {}};
   for (std::int64_t row = 0; row < matrix.rows(); ++row) table.columns.push_back(row_name(row).toStdString());
-  std::vector<TokenRange> ranges = selection().tokens;
+  std::vector<TokenRange> ranges = shows_document() ? selection().tokens : std::vector<TokenRange>();
   if (ranges.empty())
     ranges = {{static_cast<std::int64_t>(view_->visible_columns().low),
                static_cast<std::int64_t>(std::ceil(view_->visible_columns().high))}};
