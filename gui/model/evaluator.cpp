@@ -23,6 +23,11 @@ constexpr Seconds until_progress{0.15};   // shorter work is not worth a progres
 // pictures can be made would show none. Neither when one was just shown, nor when it takes too long.
 constexpr Seconds picture_due{0.12}, picture_patience{0.3};
 
+// Whether what one of them made stands for the other: a file that was read again is another document, or other results.
+bool same_work(const RunRequest& a, const RunRequest& b) {
+  return a.spec == b.spec && a.document == b.document && a.results == b.results;
+}
+
 }  // namespace
 
 class Evaluator::Worker {
@@ -52,6 +57,7 @@ class Evaluator::Worker {
     const std::lock_guard lock(mutex_);
     if (look.layer == look_.layer && look.step == look_.step) return;
     look_ = look;
+    resume_ = true;  // somebody looks at what may not be there: what was cancelled goes on
     // What is done for a layer that nobody looks at waits.
     if (current_ && current_layer_ != look.layer && current_urgency_ != first_picture) cancelled_ = true;
     wake_.notify_all();
@@ -60,15 +66,14 @@ class Evaluator::Worker {
   void cancel() {
     const std::lock_guard lock(mutex_);
     stop_all_ = true;
+    resume_ = false;
     cancelled_ = true;
     wake_.notify_all();
   }
 
  private:
   bool still_wanted(const RunRequest& request) const {
-    return std::any_of(wanted_.begin(), wanted_.end(), [&](const RunRequest& other) {
-      return other.spec == request.spec && other.document == request.document;
-    });
+    return std::any_of(wanted_.begin(), wanted_.end(), [&](const RunRequest& other) { return same_work(other, request); });
   }
 
   bool worth_finishing() const {
@@ -88,14 +93,16 @@ class Evaluator::Worker {
           if (stopping_) return;
           if (dirty_) take_over_requests();
           if (std::exchange(stop_all_, false))
-            for (auto& each : tasks_) each->stop();
+            for (auto& each : tasks_) each->set_stopped(true);
+          if (std::exchange(resume_, false))
+            for (auto& each : tasks_) each->set_stopped(false);
           for (auto& [document, live] : live_)
             live->pin(document->layer_number(std::clamp(look_.layer, 0, document->num_layers() - 1)));
           std::tie(task, piece) = choose();
           if (task != nullptr) break;
           flush(Seconds{0});
           end_of_work();
-          wake_.wait(lock, [this] { return stopping_ || dirty_ || stop_all_; });
+          wake_.wait(lock, [this] { return stopping_ || dirty_ || stop_all_ || resume_; });
         }
         cancelled_ = false;
         current_ = task->request();
@@ -119,7 +126,7 @@ class Evaluator::Worker {
     std::vector<std::unique_ptr<RunTask>> next;
     for (const RunRequest& request : wanted_) {
       const auto same = std::find_if(tasks_.begin(), tasks_.end(), [&](const auto& task) {
-        return task != nullptr && task->request().spec == request.spec && task->request().document == request.document;
+        return task != nullptr && same_work(task->request(), request);
       });
       if (same != tasks_.end()) {
         (*same)->set_on_screen(request.on_screen);
@@ -225,7 +232,7 @@ class Evaluator::Worker {
   std::mutex mutex_;  // of everything down to the line below
   std::condition_variable wake_;
   std::vector<RunRequest> wanted_;
-  bool dirty_ = false, stopping_ = false, stop_all_ = false;
+  bool dirty_ = false, stopping_ = false, stop_all_ = false, resume_ = false;
   Look look_;
   std::optional<RunRequest> current_;
   int current_layer_ = 0, current_urgency_ = 0;

@@ -48,11 +48,12 @@ class Evaluator final : public QObject {
   explicit Evaluator(MakeBackend make_backend, QObject* parent = nullptr);
   ~Evaluator() override;
 
-  // Runs with the same spec and document as one that is wanted already go on where they are; others start or stop.
+  // Runs with the same spec, document and results as one that is wanted already go on where they are; others start or stop.
   void want(std::vector<RunRequest> requests);
   // layer: place among the trace's layers; step as in Selection.
   void look_at(int layer, int step);
-  // Ends what is under way. What has come of it stays; the same requests are not begun again until they change.
+  // Ends what is under way. What has come of it stays; it goes on when another layer or step is looked at, and requests that
+  // change begin as ever.
   void cancel();
 
  signals:

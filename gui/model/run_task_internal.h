@@ -40,7 +40,7 @@ class RunTask {
   virtual double done() const = 0;  // in [0, 1]
   std::shared_ptr<const Run> snapshot() const { return std::make_shared<const Run>(run_); }
   void fail(const std::string& problem);
-  void stop() { stopped_ = true; }
+  void set_stopped(bool stopped) { stopped_ = stopped; }  // nothing is next while it is
 
  protected:
   bool ended() const { return stopped_ || run_.complete || !run_.problem.empty(); }

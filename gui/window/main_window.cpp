@@ -75,7 +75,7 @@ MainWindow::MainWindow(Evaluator::MakeBackend make_backend, QWidget* parent)
   connect(session_.get(), &Session::progressed, status_, &StatusBar::show_progress);
   connect(status_, &StatusBar::cancel_requested, this, [this] {
     session_->evaluator().cancel();
-    status_->show_text("Stopped. What has come so far stays; changing anything starts it again.", false);
+    status_->show_text("Stopped. What has come so far stays; another layer, step or setting starts it again.", false);
   });
   connect(session_.get(), &Session::opened, this, &MainWindow::remember_recent);
   reset_layout();

@@ -174,6 +174,40 @@ TEST(Cancelling, EndsTheWorkAndKeepsWhatCame) {
   const std::size_t before = heard.runs.size();
   evaluator.want({{spec, document, nullptr, true}});
   EXPECT_FALSE(wait_until([&] { return heard.runs.size() > before; }, 1));
+  // What was not evaluated yet comes when it is looked at.
+  ASSERT_EQ(heard.runs.back()->layer(11), nullptr);
+  evaluator.look_at(11, 0);
+  EXPECT_TRUE(wait_until([&] { return heard.runs.back()->layer(11) != nullptr; }));
+}
+
+TEST(ReadingAgain, ShowsWhatAResultsFileHoldsNow) {
+  const auto document = example_document();
+  const Folder folder;
+  const std::string path = (folder.path / "r.h5").string();
+  const auto write = [&](const std::string& policy) {
+    ReplayRequest request;
+    request.policies = {parse_policy(policy)};
+    request.budgets = {Budget::parse("40%")};
+    ResultsWriter writer(path);
+    Job job;
+    const auto backend = make_cpu_backend();
+    replay(document->trace(), request, *backend, writer, job);
+    writer.finish();
+  };
+  RunSpec spec;
+  spec.id = 1;
+  spec.trace = 1;
+  spec.source = RunSpec::Source::results;
+  spec.results = 2;
+  Evaluator evaluator([] { return make_cpu_backend(); });
+  const Listener heard(evaluator);
+  write("snapkv");
+  evaluator.want({{spec, document, open_results(path), true}});
+  ASSERT_TRUE(wait_until([&] { return heard.complete(spec); }));
+  EXPECT_EQ(heard.runs.back()->info.preset, "snapkv");
+  write("tova");
+  evaluator.want({{spec, document, open_results(path), true}});
+  EXPECT_TRUE(wait_until([&] { return heard.complete(spec) && heard.runs.back()->info.preset == "tova"; }));
 }
 
 }  // namespace
