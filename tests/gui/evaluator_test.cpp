@@ -174,10 +174,9 @@ TEST(Cancelling, EndsTheWorkAndKeepsWhatCame) {
   const std::size_t before = heard.runs.size();
   evaluator.want({{spec, document, nullptr, true}});
   EXPECT_FALSE(wait_until([&] { return heard.runs.size() > before; }, 1));
-  // What was not evaluated yet comes when it is looked at.
-  ASSERT_EQ(heard.runs.back()->layer(11), nullptr);
+  // It goes on when another layer is looked at, with that layer.
   evaluator.look_at(11, 0);
-  EXPECT_TRUE(wait_until([&] { return heard.runs.back()->layer(11) != nullptr; }));
+  EXPECT_TRUE(wait_until([&] { return heard.runs.size() > before && heard.runs.back()->layer(11) != nullptr; }));
 }
 
 TEST(ReadingAgain, ShowsWhatAResultsFileHoldsNow) {
