@@ -28,6 +28,15 @@ bool any_policy(const std::string& preset, bool PolicyDescription::*flag) {
 bool is_hindsight_bound(const std::string& preset) { return any_policy(preset, &PolicyDescription::hindsight); }
 bool keeps_everything(const std::string& preset) { return any_policy(preset, &PolicyDescription::keeps_everything); }
 
+bool changes_rows(const RunInfo& info) {
+  if (info.position_mode != "original") return true;
+  try {
+    return make_policy(parse_policy(info.policy))->changes_rows();
+  } catch (const Error&) {
+    return false;  // of a policy that this program does not know
+  }
+}
+
 std::string run_variation(const RunInfo& info) {
   return info.scope + (info.scope.empty() || info.edit.empty() ? "" : "; ") + info.edit;
 }

@@ -15,6 +15,10 @@ std::string policy_label(const std::string& policy);
 bool is_hindsight_bound(const std::string& preset);
 bool keeps_everything(const std::string& preset);  // the full cache
 
+// Whether the run's cache holds other keys or values than the recorded ones: it merged rows or moved positions. Attention
+// and errors that are recomputed from the trace are not those of such a run.
+bool changes_rows(const RunInfo& info);
+
 // What makes a run another one than its policy at its budget: "score context; judge generated; restore 3:117"; mostly empty.
 std::string run_variation(const RunInfo& info);
 

@@ -7,6 +7,7 @@
 #include "core/base/parallel.h"
 #include "core/kernels/kernels.h"
 #include "core/policy/policy.h"
+#include "core/report/policy_label.h"
 
 namespace kvreplay::gui {
 namespace {
@@ -64,6 +65,9 @@ void AttentionPainter::load(const AttentionRequest& request) {
 }
 
 AttentionPicture AttentionPainter::paint(const AttentionRequest& request, std::atomic<std::int64_t>& done) {
+  if (request.run != nullptr && request.form != AttentionForm::full && changes_rows(request.run->info))
+    throw Error(request.run->label, "changes keys or values, so its attention is not that of the recorded ones",
+                "choose a policy without merge and with original positions, or the full cache");
   load(request);
   const Trace& trace = request.document->trace();
   const ModelInfo& model = trace.model();

@@ -39,7 +39,8 @@ struct AttentionPicture {
 // Computes pictures; keeps the keys and queries of the last head. Of one thread.
 class AttentionPainter {
  public:
-  // done: rows finished so far, for a progress that others read. Throws Error, and Cancelled within a CancelScope.
+  // done: rows finished so far, for a progress that others read. Throws Error, also for a run that changes rows
+  // but for AttentionForm::full, and Cancelled within a CancelScope.
   AttentionPicture paint(const AttentionRequest& request, std::atomic<std::int64_t>& done);
 
  private:

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/base/parallel.h"
+#include "core/report/policy_label.h"
 #include "core/report/redistribution.h"
 #include "gui/model/token_values.h"
 
@@ -40,7 +41,7 @@ double RunRedistribution::relative() const { return mean_of(heads, &ErrorFactors
 
 RunRedistribution run_redistribution(const Document& document, const Run& run, const Selection& selection, int count) {
   const RunLayer& layer = *run.layer(selection.layer);
-  if (!layer.evictions->changes.empty() || run.info.position_mode == "compacted")
+  if (changes_rows(run.info))
     throw Error(run.label, "changes keys or values, so its attention is not that of the recorded ones",
                 "choose a policy without merge and with original positions");
   const std::vector<int> heads = heads_of(document, selection);

@@ -8,6 +8,7 @@
 #include "core/base/parallel.h"
 #include "core/kernels/kernels.h"
 #include "core/replay/worth.h"
+#include "core/report/policy_label.h"
 
 namespace kvreplay::gui {
 namespace {
@@ -67,6 +68,9 @@ std::vector<float> score_places(const Run& run, int layer, const std::vector<int
 
 // Mean over heads of attention to the full cache, or of what is left of it to `run`'s cache.
 std::vector<float> mean_attention(const Document& document, const Run* run, const Selection& selection) {
+  if (run != nullptr && changes_rows(run->info))
+    throw Error(run->label, "changes keys or values, so its attention is not that of the recorded ones",
+                "choose a policy without merge and with original positions");
   const std::int64_t position = query_position(document, selection.step);
   const std::vector<int> heads = heads_of(document, selection);
   const auto attention = query_attention(document, selection.layer, heads, position);
@@ -150,8 +154,8 @@ std::vector<std::vector<float>> query_attention(const Document& document, int la
   return attention;
 }
 
-Worths worths_of(LayerWorkspace& workspace, const RunLayer& layer) {
-  if (!layer.evictions->changes.empty())
+Worths worths_of(LayerWorkspace& workspace, const RunInfo& info, const RunLayer& layer) {
+  if (changes_rows(info))
     throw Error("worth of a token", "is defined for runs that keep rows as they were recorded",
                 "choose a policy without merge and with original positions");
   const std::int64_t heads = workspace.model().num_query_heads, tokens = workspace.tokens();
@@ -189,7 +193,7 @@ std::vector<float> token_values(Quantity quantity, const std::shared_ptr<const D
     case Quantity::score: return score_places(*run, layer, heads);
     case Quantity::attention_after: return mean_attention(*document, run, selection);
     case Quantity::worth: {
-      const Worths worths = worths_of(desk.workspace(document, layer), *run->layer(layer));
+      const Worths worths = worths_of(desk.workspace(document, layer), run->info, *run->layer(layer));
       desk.tidy();
       return mean_worth(worths, heads, tokens);
     }

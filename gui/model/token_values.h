@@ -38,10 +38,10 @@ struct Worths {
   std::vector<double> error;  // [Hq]: of the run as it is; 0 where nothing was evicted
 };
 // Throws Error for a run that changes rows (merging, compacted positions): single restorations are exact for others only.
-Worths worths_of(LayerWorkspace& workspace, const RunLayer& layer);
+Worths worths_of(LayerWorkspace& workspace, const RunInfo& info, const RunLayer& layer);
 
 // [T], NaN where there is no such number: scores of tokens that are always kept, attention to tokens that come later.
-// `run` may be null for Quantity::attention. Throws Error.
+// `run` may be null for Quantity::attention. Throws Error; for attention_after and worth also of a run that changes rows.
 std::vector<float> token_values(Quantity quantity, const std::shared_ptr<const Document>& document, const Run* run,
                                 const Selection& selection, LayerDesk& desk);
 

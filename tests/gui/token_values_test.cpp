@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 
+#include "gui/model/attention.h"
+#include "gui/model/redistribution.h"
 #include "tests/gui/panel_fixture.h"
 #include "tests/unit/replay_reference.h"
 
@@ -95,7 +98,7 @@ TEST_F(Numbers, ScorePlacesAndKeptShares) {
 TEST_F(Numbers, WorthIsWhatRestoringTakesOff) {
   const auto run = run_of("snapkv:window=8");
   LayerWorkspace& workspace = desk.workspace(document, 1);
-  const Worths worths = worths_of(workspace, *run->layer(1));
+  const Worths worths = worths_of(workspace, run->info, *run->layer(1));
   int counted = 0;
   for (int head = 0; head < 4; ++head) {
     for (int token = 0; token < shape.prompt; ++token) {
@@ -123,6 +126,36 @@ TEST_F(Numbers, WorthIsWhatRestoringTakesOff) {
     }
   }
   EXPECT_GT(counted, 60);
+}
+
+// As a results file has it: what was merged into which row is not in it, but for the policy's own words.
+TEST_F(Numbers, OfRunsThatChangeRowsAreRefused) {
+  for (const char* policy : {"snapkv:window=4,merge=pivot", "snapkv:window=4,positions=compacted"}) {
+    auto run = std::make_shared<gui::Run>(*run_of(policy));
+    ASSERT_EQ(run->problem, "") << policy;
+    for (auto& each : run->layers) {
+      auto evictions = std::make_shared<LayerEvictions>();
+      evictions->evicted_at = each->evicted_at();
+      evictions->scores = each->scores();
+      auto layer = std::make_shared<RunLayer>(*each);
+      layer->evictions = std::move(evictions);
+      each = std::move(layer);
+    }
+    run->info.position_mode = "original";  // as a run under way has it
+    for (const Quantity quantity : {Quantity::attention_after, Quantity::worth})
+      EXPECT_THROW(token_values(quantity, document, run.get(), selection, desk), Error) << policy;
+    EXPECT_NO_THROW(token_values(Quantity::attention, document, run.get(), selection, desk));
+    EXPECT_THROW(run_redistribution(*document, *run, selection, 5), Error) << policy;
+    AttentionRequest request;
+    request.document = document;
+    request.run = run;
+    request.end_query = request.end_key = 1;
+    std::atomic<std::int64_t> done{0};
+    request.form = AttentionForm::evicted;
+    EXPECT_THROW(AttentionPainter().paint(request, done), Error) << policy;
+    request.form = AttentionForm::full;
+    EXPECT_NO_THROW(AttentionPainter().paint(request, done));
+  }
 }
 
 }  // namespace

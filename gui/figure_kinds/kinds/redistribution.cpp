@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/report/numbers.h"
+#include "core/report/policy_label.h"
 #include "core/report/redistribution.h"
 #include "gui/figure_kinds/selection.h"
 
@@ -59,14 +60,7 @@ Place chosen_place(const FigureRequest& request, const RunSummary& run) {
 }
 
 void refuse_changed_rows(const FigureRequest& request, const RunSummary& run) {
-  const bool merged = run.info.position_mode != "original" || [&] {
-    try {
-      return make_policy(parse_policy(run.info.policy))->changes_rows();
-    } catch (const Error&) {
-      return false;
-    }
-  }();
-  if (merged)
+  if (changes_rows(run.info))
     throw figure_error(request, run.label + " changes keys or values, and they are not in the results",
                        "--view mean draws the regions as they were measured");
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/report/policy_label.h"
 #include "gui/figure/axis.h"
 #include "gui/model/attention.h"
 #include "gui/model/background.h"
@@ -113,6 +114,11 @@ class AttentionViewPanel final : public Panel {
     const auto run = needs_run ? run_or_message(side) : store().run(side);
     runs_->setEnabled(needs_run);
     if (needs_run && run == nullptr) return;
+    if (needs_run && changes_rows(run->info)) {
+      forget();
+      return show_message(text(run->label) + " changes keys or values, so its attention is not that of the recorded ones.",
+                          "Choose the full cache, or a policy without merge and with original positions.");
+    }
     if (!document->has(selection().layer, LayerDataset::query))
       return show_message("The trace has no queries of this layer.",
                           "Attention is computed from recorded queries and keys.");
@@ -181,6 +187,13 @@ class AttentionViewPanel final : public Panel {
           if (picture == nullptr) return show_message(text(problem));
           done(*picture);
         });
+  }
+
+  void forget() {
+    background_.drop(this);
+    finished();
+    asked_.reset();
+    shown_.reset();
   }
 
   void finished() {

@@ -211,7 +211,7 @@ class WhyTokenPanel final : public Panel {
             if (runs[side] == nullptr || known[side] != nullptr) continue;
             try {
               effects.worths[side] =
-                  std::make_shared<const Worths>(worths_of(workspace, *runs[side]->layer(question.layer)));
+                  std::make_shared<const Worths>(worths_of(workspace, runs[side]->info, *runs[side]->layer(question.layer)));
             } catch (const Cancelled&) {
               throw;
             } catch (const Error& error) {
