@@ -5,6 +5,7 @@
 #include <QTimer>
 #include <QToolButton>
 #include <QVBoxLayout>
+#include <array>
 #include <cmath>
 
 #include "gui/figure/line_chart.h"
@@ -130,13 +131,22 @@ class TimeLinePanel final : public Panel {
     return text;
   }
 
+  // Of the layer and heads on screen; counted anew only where it is another layer's or has new values, not at every step.
+  const TimeLine& line_of(Side side, const Run& run) {
+    Counted& counted = counted_[side == Side::a ? 0 : 1];
+    auto layer = run.layer(selection().layer);
+    if (counted.layer != layer || counted.heads != selection().heads)
+      counted = {std::move(layer), selection().heads, time_line(run, selection().layer, selection().heads)};
+    return counted.line;
+  }
+
   void show_runs(const Run& a) {
     lines_.clear();
     std::vector<StepPlot::Series> series;
     for (const Side side : {Side::a, Side::b}) {
       const auto run = store().run(side);
       if (run == nullptr || run->layer(selection().layer) == nullptr || run->steps != a.steps) continue;
-      const TimeLine line = time_line(*run, selection().layer, selection().heads);
+      const TimeLine& line = line_of(side, *run);
       const bool is_a = side == Side::a;
       series.push_back({is_a ? "A" : "B", is_a ? run_color_a() : run_color_b(), !is_a, line.evicted, line.error});
       lines_.emplace_back(is_a ? "A" : "B", line);
@@ -177,10 +187,17 @@ class TimeLinePanel final : public Panel {
     store().select_step(selection().step + 1);
   }
 
+  struct Counted {
+    std::shared_ptr<const RunLayer> layer;  // kept: another one never has its address
+    std::vector<int> heads;
+    TimeLine line;
+  };
+
   StepPlot* plot_;
   QLabel* reading_;
   QTimer* timer_;
   QAction* play_;
+  std::array<Counted, 2> counted_;  // of A and of B
   std::vector<std::pair<QString, TimeLine>> lines_;
 };
 
