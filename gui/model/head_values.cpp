@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "core/base/parallel.h"
 #include "core/report/metric_info.h"
@@ -15,6 +16,34 @@ constexpr float nothing = std::numeric_limits<float>::quiet_NaN();
 bool is_for_heads(const MetricInfo& info) {
   return std::find(info.axes.begin(), info.axes.end(), "query_head") != info.axes.end() &&
          std::find(info.axes.begin(), info.axes.end(), "region") == info.axes.end();
+}
+
+// A row is counted once for all query heads that share it.
+void put_kept_counts(const Run& run, int layer, int step, std::span<float> heads) {
+  std::vector<float> counts(static_cast<std::size_t>(run.rows));
+  for (int row = 0; row < run.rows; ++row)
+    counts[static_cast<std::size_t>(row)] = static_cast<float>(run.kept_count(layer, row, step));
+  for (int head = 0; head < run.query_heads; ++head)
+    heads[static_cast<std::size_t>(head)] = counts[static_cast<std::size_t>(run.row_of(head))];
+}
+
+// What Run::value() says of each head, whose mean over steps reads every cell of the layer: here each cell is read once.
+void put_metric(const Run& run, int layer, const std::string& name, int step, std::span<float> heads) {
+  const auto known = run.layer(layer);
+  const auto found = known->metrics.find(name);
+  const bool by_step = found != known->metrics.end() && found->second.axes == std::vector<std::string>{"query_head", "step"};
+  for (std::size_t head = 0; head < heads.size(); ++head) {
+    if (step > 0 || !by_step) {
+      heads[head] = static_cast<float>(run.value(name, layer, static_cast<int>(head), step > 0 ? step : -1));
+      continue;
+    }
+    const auto steps = static_cast<std::size_t>(found->second.shape[1]);
+    double total = 0;
+    std::int64_t count = 0;
+    for (const float value : std::span(found->second.values).subspan(head * steps, steps))
+      if (!std::isnan(value)) total += value, ++count;
+    if (count > 0) heads[head] = static_cast<float>(total / static_cast<double>(count));
+  }
 }
 
 }  // namespace
@@ -47,14 +76,14 @@ std::vector<std::string> head_quantities(const Run& run) {
 
 Tensor<float, 2> head_values(const Run& run, const std::string& name, int step) {
   Tensor<float, 2> values({run.num_layers(), run.query_heads}, nothing);
-  for (int layer = 0; layer < run.num_layers(); ++layer)
-    for (int head = 0; head < run.query_heads; ++head) {
-      if (name != kept_count_name) {
-        values(layer, head) = static_cast<float>(run.value(name, layer, head, step > 0 ? step : -1));
-      } else if (const std::int64_t count = run.kept_count(layer, run.row_of(head), step); count >= 0) {
-        values(layer, head) = static_cast<float>(count);
-      }
-    }
+  for (int layer = 0; layer < run.num_layers(); ++layer) {
+    check_cancelled();
+    if (run.layer(layer) == nullptr) continue;
+    if (name == kept_count_name)
+      put_kept_counts(run, layer, step, values[layer].flat());
+    else
+      put_metric(run, layer, name, step, values[layer].flat());
+  }
   return values;
 }
 

@@ -19,12 +19,18 @@ struct Grid : TwoRuns, testing::Test {
   Grid() : TwoRuns("snapkv:window=8", "restkv:window=8", example_document()) {
     open("head_grid");
     view = find<HeadGridView>("head_grid_view");
+    settle();
+  }
+  // Until the numbers that are computed in the background are there.
+  void settle() {
+    panel->refresh_now();
+    ASSERT_TRUE(wait_until([&] { return view->grid().rows > 0 && !panel->property("busy").toBool(); }));
   }
   void choose(const char* name, const std::string& value) {
     auto* choice = find<Choice>(name);
     choice->show_value(value);
     emit choice->chosen(value);
-    panel->refresh_now();
+    settle();
   }
   float shown(int layer, int head) const { return view->grid().values[static_cast<std::size_t>(layer * 4 + head)]; }
   HeadGridView* view = nullptr;
@@ -40,7 +46,7 @@ TEST_F(Grid, ShowsAMetricOfEveryHead) {
     }
   choose("head_grid_when", "step");
   store.select_step(5);
-  panel->refresh_now();
+  settle();
   EXPECT_EQ(shown(1, 2), static_cast<float>(run->value("head_output_error", 1, 2, 5)));
   choose("head_grid_quantity", "kept_count");
   EXPECT_EQ(shown(1, 2), static_cast<float>(run->kept_count(1, 1, 5)));
@@ -106,6 +112,48 @@ TEST_F(Grid, SmallMapsAreSharesKept) {
   // Stretches of 4 or 5 of the prompt's 200 tokens: their mean is the share of all of them, nearly.
   EXPECT_NEAR(total / size, static_cast<double>(run->kept_count(2, 0, 0)) / 200, 0.02);
   EXPECT_NE(panel->figure(), nullptr);
+}
+
+TEST_F(Grid, NothingIsComputedAnewForAnotherSelection) {
+  const auto asks_for = [this](const std::function<void()>& change) {
+    change();
+    panel->refresh_now();
+    const bool busy = panel->property("busy").toBool();
+    settle();
+    return busy;
+  };
+  EXPECT_FALSE(asks_for([this] { store.select_layer(2); }));
+  EXPECT_FALSE(asks_for([this] { store.select_heads({1}); }));
+  EXPECT_FALSE(asks_for([this] { store.select_step(4); }));  // the mean over steps is shown
+  EXPECT_TRUE(asks_for([this] { store.set_view("head_grid", "quantity", "kept_count"); }));
+  EXPECT_TRUE(asks_for([this] { store.select_step(5); }));
+  // New values of the run change no count.
+  const auto measured = [this] {
+    auto next = std::make_shared<gui::Run>(*store.run_a());
+    for (auto& layer : next->layers) layer = std::make_shared<RunLayer>(*layer);
+    store.put_run(next->spec.id, next);
+  };
+  EXPECT_FALSE(asks_for(measured));
+  EXPECT_TRUE(asks_for([this] { store.set_view("head_grid", "quantity", "head_output_error"); }));
+  EXPECT_TRUE(asks_for(measured));
+}
+
+TEST_F(Grid, EveryHeadHasTheRunsOwnValue) {
+  const auto run = store.run_a();
+  for (const std::string& name : head_quantities(*run))
+    for (const int step : {0, 3}) {
+      const Tensor<float, 2> values = head_values(*run, name, step);
+      for (int layer = 0; layer < 3; ++layer)
+        for (int head = 0; head < 4; ++head) {
+          const double expected = name == kept_count_name
+                                      ? static_cast<double>(run->kept_count(layer, run->row_of(head), step))
+                                      : run->value(name, layer, head, step > 0 ? step : -1);
+          if (std::isnan(expected))
+            EXPECT_TRUE(std::isnan(values(layer, head))) << name;
+          else
+            EXPECT_EQ(values(layer, head), static_cast<float>(expected)) << name << " " << step;
+        }
+    }
 }
 
 TEST(WorstHead, IsOnTheBadSide) {

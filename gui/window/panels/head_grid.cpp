@@ -89,7 +89,8 @@ class HeadGridPanel final : public Panel {
     const auto second = runs == "difference" ? run_or_message(Side::b) : first;
     if (second == nullptr) return;
     show_settings(*first);
-    if (what & ~Changes(Change::focus | Change::zoom)) fill(first, second, runs == "difference");
+    if (what & Change::theme) show_shown();
+    if (what & ~Changes(Change::focus | Change::zoom)) ask(first, second, runs == "difference");
     view_->set_selected(selection().layer, selection().heads);
     const Focus& focus = store().focus();
     view_->set_focus_cell(focus.head >= 0 && focus.layer >= 0 ? std::optional<HeadGrid::Place>({focus.layer, focus.head})
@@ -122,17 +123,88 @@ class HeadGridPanel final : public Panel {
     return setting("when", "mean") == "step" ? std::max(1, selection().step) : 0;
   }
 
-  void fill(const std::shared_ptr<const Run>& first, const std::shared_ptr<const Run>& second, bool difference) {
-    if (shows_maps()) return ask_for_maps(first, second, difference);
-    background_.drop(this);
-    const MetricInfo& info = head_quantity(quantity());
-    Tensor<float, 2> values = head_values(*second, info.name, step());
-    if (difference) {
-      const Tensor<float, 2> subtracted = head_values(*first, info.name, step());
-      for (std::int64_t i = 0; i < values.size(); ++i) values.data()[i] -= subtracted.data()[i];
-    }
-    HeadGrid grid = empty_grid(*first);
-    grid.values.assign(values.data(), values.data() + values.size());
+  // What the numbers are computed from: the same question has the same answer. Layers are kept, so that another one never
+  // has the address of one of these.
+  struct Question {
+    std::shared_ptr<const Document> document;
+    std::string quantity;
+    int step = 0;
+    bool difference = false;
+    std::vector<std::shared_ptr<const void>> of_first, of_second;  // by layer: evictions, or with them what was measured
+    bool operator==(const Question&) const = default;
+  };
+  struct Shown {
+    Question question;
+    std::shared_ptr<const Tensor<float, 3>> values;  // [layers, query heads, 1 or stretches]
+  };
+
+  Question question_of(const Run& first, const Run& second, bool difference) const {
+    Question question{store().document(), quantity(), step(), difference, {}, {}};
+    const bool kept_only = shows_maps() || quantity() == kept_count_name;
+    const auto put = [&](const Run& run, std::vector<std::shared_ptr<const void>>& parts) {
+      for (const auto& layer : run.layers)
+        if (kept_only && layer != nullptr)
+          parts.emplace_back(layer->evictions);
+        else
+          parts.emplace_back(layer);
+    };
+    put(second, question.of_second);
+    if (difference) put(first, question.of_first);
+    return question;
+  }
+
+  static Tensor<float, 3> numbers_of(const Run& run, const Question& question) {
+    if (question.quantity == "maps") return head_maps(run, question.step, stretches);
+    const Tensor<float, 2> values = head_values(run, question.quantity, question.step);
+    Tensor<float, 3> numbers({values.dim(0), values.dim(1), 1});
+    std::copy_n(values.data(), values.size(), numbers.data());
+    return numbers;
+  }
+
+  // In the background; what is on screen stays until the answer is there. While values of the same question come in, one
+  // answer is waited for before the next is asked for: else none would ever arrive.
+  void ask(const std::shared_ptr<const Run>& first, const std::shared_ptr<const Run>& second, bool difference) {
+    Question question = question_of(*first, *second, difference);
+    if (question == asked_) return;
+    const bool more_of_same = question.document == asked_.document && question.quantity == asked_.quantity &&
+                              question.step == asked_.step && question.difference == asked_.difference;
+    if (more_of_same && background_.is_busy(this)) return;
+    asked_ = question;
+    setProperty("busy", true);  // for tests and pictures, which wait
+    background_.ask<Tensor<float, 3>>(
+        this,
+        [first, second, question] {
+          Tensor<float, 3> numbers = numbers_of(*second, question);
+          if (!question.difference) return numbers;
+          const Tensor<float, 3> subtracted = numbers_of(*first, question);
+          for (std::int64_t i = 0; i < numbers.size(); ++i) numbers.data()[i] -= subtracted.data()[i];
+          return numbers;
+        },
+        [this, question](const std::shared_ptr<const Tensor<float, 3>>& numbers, const std::string& problem) {
+          setProperty("busy", false);
+          if (numbers == nullptr) return show_message(text(problem));
+          shown_ = {question, numbers};
+          show_shown();
+          refresh(Change::runs);  // asks again where more has come meanwhile
+        });
+  }
+
+  void show_shown() {
+    if (shown_.values == nullptr) return;
+    HeadGrid grid = empty_grid();
+    grid.values.assign(shown_.values->data(), shown_.values->data() + shown_.values->size());
+    if (shown_.question.quantity == "maps")
+      describe_maps(grid);
+    else
+      describe_values(grid);
+    show_grid(std::move(grid));
+  }
+
+  void describe_values(HeadGrid& grid) const {
+    const MetricInfo& info = head_quantity(shown_.question.quantity);
+    const bool difference = shown_.question.difference;
+    Tensor<float, 2> values({grid.rows, grid.columns});
+    std::copy(grid.values.begin(), grid.values.end(), values.data());
     if (const auto worst = worst_head(values, info, difference)) grid.worst = {worst->layer, worst->head};
     grid.scale.label = info.title + (info.unit.empty() ? "" : " (" + info.unit + ")") + (difference ? ", B − A" : "");
     grid.scale.missing_label = "";
@@ -147,46 +219,29 @@ class HeadGridPanel final : public Panel {
     grid.scale.low = low;
     grid.scale.high = high > low ? high : low + 1;
     grid.number = [](float value) { return signed_number(value, 2); };
-    show_grid(std::move(grid));
   }
 
-  HeadGrid empty_grid(const Run& run) const {
-    const auto document = store().document();
+  void describe_maps(HeadGrid& grid) const {
+    const bool difference = shown_.question.difference;
+    grid.map_size = stretches;
+    grid.scale.label = difference ? "share kept by B minus that of A, along the text" : "share kept, along the text";
+    grid.scale.map = difference ? figure::ColorMap::diverging : figure::ColorMap::cividis;
+    grid.scale.reversed = !difference && !style_now().dark;
+    grid.scale.low = difference ? -1 : 0;
+    const bool missing = std::any_of(grid.values.begin(), grid.values.end(), [](float one) { return std::isnan(one); });
+    grid.scale.missing_label = missing ? "not evaluated yet" : "";
+  }
+
+  HeadGrid empty_grid() const {
     HeadGrid grid;
-    grid.rows = run.num_layers();
-    grid.columns = run.query_heads;
+    grid.rows = static_cast<int>(shown_.values->dim(0));
+    grid.columns = static_cast<int>(shown_.values->dim(1));
     grid.row_label = "layer";
     grid.column_label = "query head";
-    if (document != nullptr && document->num_layers() == grid.rows)
-      grid.row_name = [document](int layer) { return QString::number(document->layer_number(layer)); };
+    grid.row_name = [document = shown_.question.document](int layer) {
+      return QString::number(document->layer_number(layer));
+    };
     return grid;
-  }
-
-  void ask_for_maps(const std::shared_ptr<const Run>& first, const std::shared_ptr<const Run>& second, bool difference) {
-    background_.ask<Tensor<float, 3>>(
-        this,
-        [first, second, difference, at = step()] {
-          Tensor<float, 3> maps = head_maps(*second, at, stretches);
-          if (!difference) return maps;
-          const Tensor<float, 3> subtracted = head_maps(*first, at, stretches);
-          for (std::int64_t i = 0; i < maps.size(); ++i) maps.data()[i] -= subtracted.data()[i];
-          return maps;
-        },
-        [this, first, difference](const std::shared_ptr<const Tensor<float, 3>>& maps, const std::string& problem) {
-          if (maps == nullptr) return show_message(text(problem));
-          if (!shows_maps()) return;
-          HeadGrid grid = empty_grid(*first);
-          grid.map_size = stretches;
-          grid.values.assign(maps->data(), maps->data() + maps->size());
-          grid.scale.label = difference ? "share kept by B minus that of A, along the text" : "share kept, along the text";
-          grid.scale.map = difference ? figure::ColorMap::diverging : figure::ColorMap::cividis;
-          grid.scale.reversed = !difference && !style_now().dark;
-          grid.scale.low = difference ? -1 : 0;
-          const bool missing =
-              std::any_of(grid.values.begin(), grid.values.end(), [](float one) { return std::isnan(one); });
-          grid.scale.missing_label = missing ? "not evaluated yet" : "";
-          show_grid(std::move(grid));
-        });
   }
 
   void show_grid(HeadGrid grid) {
@@ -239,6 +294,8 @@ class HeadGridPanel final : public Panel {
   Readout* readout_;
   Choice *quantity_, *runs_, *when_;
   QPushButton* worst_;
+  Question asked_;
+  Shown shown_;
   Background background_;
 };
 
