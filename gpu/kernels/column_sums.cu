@@ -6,6 +6,7 @@
 #include "gpu/kernels/attention_plain.cuh"
 #include "gpu/kernels/hopper.h"
 #include "gpu/kernels/hopper_stream.cuh"
+#include "gpu/kernels/launch.cuh"
 
 namespace kvreplay::cuda {
 namespace {
@@ -200,7 +201,7 @@ void launch(const Element* query, const Element* key, const float* shifts, const
             std::int64_t first_key, float* sums, cudaStream_t stream) {
   const auto kernel = column_sums_tensor_kernel<Element, HeadDim, Share>;
   constexpr int memory = hopper::StreamRing<HeadDim>::bytes;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, memory), "asking for shared memory");
+  allow_shared_memory(kernel, memory);
   const CUtensorMap map = hopper::map_rows(query, std::is_same_v<Element, __nv_bfloat16>, HeadDim, shape.queries,
                                            shape.query_heads, shape.query_stride, hopper::stream_rows);
   const dim3 grid(static_cast<unsigned>((shape.keys - first_key + hopper::resident_rows - 1) / hopper::resident_rows),

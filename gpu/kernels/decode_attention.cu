@@ -7,6 +7,7 @@
 #include "gpu/kernels/attention_plain.cuh"
 #include "gpu/kernels/hopper.h"
 #include "gpu/kernels/hopper_stream.cuh"
+#include "gpu/kernels/launch.cuh"
 #include "gpu/kernels/log_sum_exp.h"
 
 namespace kvreplay::cuda {
@@ -362,7 +363,7 @@ void launch(const Element* query, const Element* key, const Element* value, cons
   float* log_sums = partial + cut.splits * cut.rows * HeadDim;
   const auto kernel = decode_attention_tensor_kernel<Element, HeadDim, Split>;
   constexpr int memory = 2 * hopper::StreamRing<HeadDim, 3 * 128 / HeadDim>::bytes;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, memory), "asking for shared memory");
+  allow_shared_memory(kernel, memory);
   const auto map = [&](const Element* rows) {
     return hopper::map_rows(rows, std::is_same_v<Element, __nv_bfloat16>, HeadDim, shape.keys, shape.kv_heads,
                             shape.key_stride, hopper::stream_rows);

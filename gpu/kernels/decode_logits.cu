@@ -4,6 +4,7 @@
 
 #include "gpu/device.h"
 #include "gpu/kernels/evaluate_top.cuh"
+#include "gpu/kernels/launch.cuh"
 #include "gpu/kernels/tensor_core.cuh"
 
 namespace kvreplay::cuda {
@@ -187,8 +188,7 @@ void launch_tensor_logits(const float* query, const Element* key, const std::int
                           unsigned long long* top) {
   const dim3 grid(blocks_for(block.rows(), tensor_rows), blocks_for(block.columns, tensor_tokens));
   const std::size_t bytes = tensor_bytes(block.dim);
-  check(cudaFuncSetAttribute(tensor_logits<Element>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-        "asking for shared memory");
+  allow_shared_memory(tensor_logits<Element>, bytes);
   if (top != nullptr)
     check(cudaMemsetAsync(top, 0, static_cast<std::size_t>(block.rows()) * sizeof(*top), stream), "clearing largest logits");
   tensor_logits<<<grid, tensor_threads, bytes, stream>>>(query, key, query_row, block, scale, cap, logits, top);

@@ -2,6 +2,7 @@
 
 #include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/launch.cuh"
 #include "gpu/kernels/tensor_core.cuh"
 
 namespace kvreplay::cuda {
@@ -238,12 +239,6 @@ Operands operands(const float* split, const float* unit, std::int64_t count, con
           static_cast<int>(projection.inner)};
 }
 
-template <class Kernel>
-void allow_shared(Kernel* kernel, std::size_t bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-        "asking for shared memory");
-}
-
 }  // namespace
 
 bool half_projection_supported(ElementType type, std::int64_t inner) {
@@ -261,7 +256,7 @@ void launch_half_projection(const void* projection, std::int64_t hidden, std::in
 void launch_split_rows(float* rows, std::int64_t count, std::int64_t inner, float* unit, cudaStream_t stream) {
   if (count == 0) return;
   const std::size_t shared = static_cast<std::size_t>(inner) * sizeof(float);
-  if (shared > (std::size_t{40} << 10)) allow_shared(split_rows, shared);
+  if (shared > (std::size_t{40} << 10)) allow_shared_memory(split_rows, shared);
   split_rows<<<static_cast<unsigned>(count), split_threads, shared, stream>>>(rows, static_cast<int>(inner), unit);
   check_launch("differences as pairs of float16");
 }
@@ -270,7 +265,7 @@ void launch_project_split(const float* split, const float* unit, std::int64_t co
                           float* before, cudaStream_t stream) {
   if (count == 0) return;
   const dim3 grid(blocks_for(projection.hidden, tile), blocks_for(count, tile));
-  allow_shared(project_split, shared_bytes);
+  allow_shared_memory(project_split, shared_bytes);
   project_split<<<grid, threads, shared_bytes, stream>>>(operands(split, unit, count, projection), before);
   check_launch("the output projection on tensor cores");
 }
@@ -280,7 +275,7 @@ void launch_layer_sums_split(const float* split, const float* unit, std::int64_t
                              cudaStream_t stream) {
   if (rows == 0) return;
   const dim3 grid(blocks_for(projection.hidden, tile), blocks_for(rows, tile));
-  allow_shared(layer_partials_split, shared_bytes);
+  allow_shared_memory(layer_partials_split, shared_bytes);
   layer_partials_split<<<grid, threads, shared_bytes, stream>>>(operands(split, unit, rows, projection), before,
                                                                 static_cast<int>(steps), partial);
   check_launch("the output projection of differences on tensor cores");

@@ -6,6 +6,7 @@
 #include "gpu/kernels/attention_plain.cuh"
 #include "gpu/kernels/hopper.h"
 #include "gpu/kernels/hopper_stream.cuh"
+#include "gpu/kernels/launch.cuh"
 
 namespace kvreplay::cuda {
 namespace {
@@ -179,7 +180,7 @@ template <class Element, int HeadDim, int Share>
 void launch(const Element* query, const Element* key, const AttentionShape& shape, float* log_sum_exp, cudaStream_t stream) {
   const auto kernel = log_sum_exp_tensor_kernel<Element, HeadDim, Share>;
   constexpr int memory = hopper::StreamRing<HeadDim>::bytes;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, memory), "asking for shared memory");
+  allow_shared_memory(kernel, memory);
   const CUtensorMap map = hopper::map_rows(key, std::is_same_v<Element, __nv_bfloat16>, HeadDim, shape.keys, shape.kv_heads,
                                            shape.key_stride, hopper::stream_rows);
   const dim3 grid(static_cast<unsigned>((shape.queries + hopper::resident_rows - 1) / hopper::resident_rows),

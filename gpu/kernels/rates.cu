@@ -1,5 +1,6 @@
 #include "gpu/device.h"
 #include "gpu/kernels/hopper.cuh"
+#include "gpu/kernels/launch.cuh"
 #include "gpu/kernels/rates.h"
 #include "gpu/kernels/tensor_core.cuh"
 
@@ -80,8 +81,7 @@ void launch_read(const float* values, std::int64_t count, int multiprocessors, f
 double launch_products(int multiprocessors, int capability, float* sum, cudaStream_t stream) {
   if (capability == 90) {
     constexpr int bytes = wgmma_tile * 2 + 1024;
-    check(cudaFuncSetAttribute(wgmma_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-          "asking for shared memory");
+    allow_shared_memory(wgmma_kernel, bytes);
     const int blocks = 2 * multiprocessors;
     wgmma_kernel<<<blocks, wgmma_groups * hopper::warpgroup_threads, bytes, stream>>>(sum);
     check_launch("warpgroup products");

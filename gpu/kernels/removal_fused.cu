@@ -4,6 +4,7 @@
 
 #include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/launch.cuh"
 #include "gpu/kernels/removal_hopper.h"
 #include "gpu/kernels/tensor_core.cuh"
 
@@ -291,20 +292,6 @@ __global__ void __launch_bounds__(heads* quarters* warp_size, heads == 4 ? 1 : 2
   });
 }
 
-template <class Body>
-void dispatch(const FusedRemoval& job, Body&& body) {
-  const auto with_dim = [&](auto element) {
-    if (job.dim == 64)
-      body(element, std::integral_constant<int, 64>{});
-    else
-      body(element, std::integral_constant<int, 128>{});
-  };
-  if (job.type == ElementType::float16)
-    with_dim(__half{});
-  else
-    with_dim(__nv_bfloat16{});
-}
-
 template <class Element, int dim, int heads>
 void launch_distances(const FusedRemoval& job, const float* center, const float* odds, float tau, float* error,
                       int multiprocessors, cudaStream_t stream) {
@@ -312,7 +299,7 @@ void launch_distances(const FusedRemoval& job, const float* center, const float*
   constexpr int bytes = RowStream<Element, dim, keys_of_tile, stages, threads>::bytes +
                         2 * heads * quarters * keys_of_tile * static_cast<int>(sizeof(float));
   auto kernel = fused_removal_error<Element, dim, heads>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for shared memory");
+  allow_shared_memory(kernel, bytes);
   const std::int64_t tiles = (job.columns + keys_of_tile - 1) / keys_of_tile;
   const std::int64_t pairs = static_cast<std::int64_t>(job.kv_heads) * ((job.group + heads - 1) / heads);
   const std::int64_t wanted =
@@ -352,7 +339,7 @@ void launch_mean_center(const FusedRemoval& removal, const float* mean, std::int
   const dim3 grid(static_cast<unsigned>(pieces), static_cast<unsigned>(removal.kv_heads),
                   blocks_for(removal.group, heads_at_once));
   const bool aligned = reinterpret_cast<std::uintptr_t>(mean) % 16 == 0 && mean_stride % 4 == 0;
-  dispatch(removal, [&](auto element, auto dim) {
+  with_half_and_dim(removal.type, removal.dim, [&](auto element, auto dim) {
     using Element = decltype(element);
     if (pieces > 0) {
       auto kernel = aligned ? mean_output<Element, dim.value, true> : mean_output<Element, dim.value, false>;
@@ -370,14 +357,8 @@ void launch_fused_removal_error(const FusedRemoval& removal, const float* center
   if (removal.columns == 0) return;
   if (removal.hopper && hopper::supports(removal))
     return hopper::removal_error(removal, center, odds, tau, error, multiprocessors, stream);
-  dispatch(removal, [&](auto element, auto dim) {
-    using Element = decltype(element);
-    if (removal.group == 1)
-      launch_distances<Element, dim.value, 1>(removal, center, odds, tau, error, multiprocessors, stream);
-    else if (removal.group == 2)
-      launch_distances<Element, dim.value, 2>(removal, center, odds, tau, error, multiprocessors, stream);
-    else
-      launch_distances<Element, dim.value, 4>(removal, center, odds, tau, error, multiprocessors, stream);
+  with_half_dim_and_heads(removal.type, removal.dim, removal.group, [&](auto element, auto dim, auto heads) {
+    launch_distances<decltype(element), dim.value, heads.value>(removal, center, odds, tau, error, multiprocessors, stream);
   });
   check_launch("fused removal errors");
 }

@@ -7,6 +7,7 @@
 #include "gpu/kernels/elements.cuh"
 #include "gpu/kernels/hopper.h"
 #include "gpu/kernels/hopper_tiles.cuh"
+#include "gpu/kernels/launch.cuh"
 #include "gpu/kernels/tensor_core.cuh"
 
 namespace kvreplay::cuda::hopper {
@@ -290,33 +291,10 @@ void launch(const FusedRemoval& removal, const float* center, const float* odds,
       map_rows(removal.factor, false, HeadDim, HeadDim, removal.kv_heads * removal.group, HeadDim, HeadDim);
   const auto kernel = removal_error_kernel<Element, HeadDim, Heads, Form>;
   constexpr int bytes = Memory<HeadDim, Heads>::bytes;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for shared memory");
+  allow_shared_memory(kernel, bytes);
   const dim3 grid(static_cast<unsigned>(job.splits), static_cast<unsigned>(removal.kv_heads * job.head_blocks));
   kernel<<<grid, tile_threads, bytes, stream>>>(values, factors, job, removal.factor_unit, center, odds, error);
   check_launch("removal errors (wgmma)");
-}
-
-// body(Element{}, dim, heads) with the last two as constants.
-template <class Body>
-void dispatch(const FusedRemoval& removal, Body&& body) {
-  const auto with_heads = [&](auto element, auto dim) {
-    if (removal.group == 1)
-      body(element, dim, std::integral_constant<int, 1>{});
-    else if (removal.group == 2)
-      body(element, dim, std::integral_constant<int, 2>{});
-    else
-      body(element, dim, std::integral_constant<int, 4>{});
-  };
-  const auto with_dim = [&](auto element) {
-    if (removal.dim == 64)
-      with_heads(element, std::integral_constant<int, 64>{});
-    else
-      with_heads(element, std::integral_constant<int, 128>{});
-  };
-  if (removal.type == ElementType::float16)
-    with_dim(__half{});
-  else
-    with_dim(__nv_bfloat16{});
 }
 
 }  // namespace
@@ -330,7 +308,7 @@ bool supports(const FusedRemoval& removal) {
 
 void removal_error(const FusedRemoval& removal, const float* center, const float* odds, float tau, float* error,
                    int multiprocessors, cudaStream_t stream, Triangle form) {
-  dispatch(removal, [&](auto element, auto dim, auto heads) {
+  with_half_dim_and_heads(removal.type, removal.dim, removal.group, [&](auto element, auto dim, auto heads) {
     using Element = decltype(element);
     const auto with = [&](auto chosen) {
       launch<Element, dim.value, heads.value, chosen.value>(removal, center, odds, tau, error, multiprocessors, stream);

@@ -561,7 +561,7 @@ void launch_errors(const WindowRemoval& removal, const PreparedRemoval& prepared
     with_form(form, [&](auto sums) {
       const auto kernel = errors_kernel<decltype(element), dim.value, heads.value, sums.value>;
       constexpr int bytes = Memory<dim.value, heads.value>::bytes;
-      hopper::allow_shared_memory(kernel, bytes);
+      allow_shared_memory(kernel, bytes);
       kernel<<<hopper::grid_of(job), hopper::tile_threads, bytes, stream>>>(
           keys, values, hopper::map_queries(window), directions, job, removal.statistics, prepared.row, prepared.distance,
           weights, share_of(job, form), out, flags);

@@ -4,6 +4,7 @@
 
 #include "gpu/device.h"
 #include "gpu/kernels/elements.cuh"
+#include "gpu/kernels/launch.cuh"
 #include "gpu/kernels/removal_error.h"
 #include "gpu/kernels/tensor_core.cuh"
 #include "gpu/kernels/window_hopper.h"
@@ -458,32 +459,9 @@ dim3 grid_of(const Job& job) {
   return {static_cast<unsigned>(blocks_along_keys(job)), static_cast<unsigned>(job.window.kv_heads * job.head_blocks)};
 }
 
-// body(Element{}, dim, heads) with the last two as integral constants.
 template <class Body>
 void dispatch(const Job& job, Body&& body) {
-  const auto with_heads = [&](auto element, auto dim) {
-    if (job.heads_of_block == 1)
-      body(element, dim, std::integral_constant<int, 1>{});
-    else if (job.heads_of_block == 2)
-      body(element, dim, std::integral_constant<int, 2>{});
-    else
-      body(element, dim, std::integral_constant<int, 4>{});
-  };
-  const auto with_dim = [&](auto element) {
-    if (job.window.dim == 64)
-      with_heads(element, std::integral_constant<int, 64>{});
-    else
-      with_heads(element, std::integral_constant<int, 128>{});
-  };
-  if (job.window.type == ElementType::float16)
-    with_dim(__half{});
-  else
-    with_dim(__nv_bfloat16{});
-}
-
-template <class Kernel>
-void allow_shared_memory(Kernel kernel, int bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for shared memory");
+  with_half_dim_and_heads(job.window.type, job.window.dim, job.heads_of_block, body);
 }
 
 }  // namespace

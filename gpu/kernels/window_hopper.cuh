@@ -9,6 +9,7 @@
 #include "gpu/device.h"
 #include "gpu/kernels/hopper.h"
 #include "gpu/kernels/hopper_tiles.cuh"
+#include "gpu/kernels/launch.cuh"
 #include "gpu/kernels/window_fused.h"
 
 namespace kvreplay::cuda::hopper {
@@ -72,37 +73,13 @@ inline CUtensorMap map_queries(const FusedWindow& window) {
                   window.shape.window, slot_rows);
 }
 
-// body(Element{}, dim) with dim as a constant.
 template <class Body>
 void dispatch(const FusedWindow& window, Body&& body) {
-  const auto with_dim = [&](auto element) {
-    if (window.dim == 64)
-      body(element, std::integral_constant<int, 64>{});
-    else
-      body(element, std::integral_constant<int, 128>{});
-  };
-  if (is_bfloat16(window))
-    with_dim(__nv_bfloat16{});
-  else
-    with_dim(__half{});
+  with_half_and_dim(window.type, window.dim, body);
 }
-
-// body(Element{}, dim, heads) with the last two as constants.
 template <class Body>
 void dispatch_heads(const FusedWindow& window, const WindowJob& job, Body&& body) {
-  dispatch(window, [&](auto element, auto dim) {
-    if (job.heads_of_block == 1)
-      body(element, dim, std::integral_constant<int, 1>{});
-    else if (job.heads_of_block == 2)
-      body(element, dim, std::integral_constant<int, 2>{});
-    else
-      body(element, dim, std::integral_constant<int, 4>{});
-  });
-}
-
-template <class Kernel>
-void allow_shared_memory(Kernel kernel, int bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for shared memory");
+  with_half_dim_and_heads(window.type, window.dim, job.heads_of_block, body);
 }
 
 #if KVREPLAY_HOPPER_CODE

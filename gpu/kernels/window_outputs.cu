@@ -220,7 +220,7 @@ void launch_window_outputs(const FusedWindow& window, const RowStatistics& stati
     using Element = decltype(element);
     const auto kernel = outputs_kernel<Element, dim.value>;
     constexpr int bytes = hopper::tile_alignment + 2 * Ring<dim.value>::bytes;
-    hopper::allow_shared_memory(kernel, bytes);
+    allow_shared_memory(kernel, bytes);
     kernel<<<hopper::grid_of(job), hopper::tile_threads, bytes, stream>>>(
         hopper::map_columns(window, window.key, window.key_head_stride, tile_keys),
         hopper::map_columns(window, value, value_head_stride, tile_keys), static_cast<const Element*>(window.query), job,
