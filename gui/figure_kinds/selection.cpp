@@ -192,6 +192,13 @@ const BudgetGroup& chosen_budget(const FigureRequest& request) {
   throw figure_error(request, "no run has the budget \"" + printable(asked) + "\"", "there are " + budgets_text(comparison));
 }
 
+ChosenMetric chosen_metric_at_budget(const FigureRequest& request, bool by_head) {
+  const Comparison& comparison = results_of(request).comparison;
+  std::string metric = chosen_metric(request, by_head);
+  const MetricInfo& info = metric_info(metric);
+  return {comparison, std::move(metric), info, chosen_budget(request)};
+}
+
 void use(const FigureRequest& request, const Cell& cell) {
   for (std::size_t i : cell.runs) {
     const RunSummary* run = &request.sources.results->comparison.runs[i];

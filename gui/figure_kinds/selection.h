@@ -40,6 +40,15 @@ std::vector<std::string> chosen_policies(const FigureRequest& request);
 std::string chosen_metric(const FigureRequest& request, bool by_head = false);
 const BudgetGroup& chosen_budget(const FigureRequest& request);
 
+// What most kinds begin with: the metric and the budget that the options name, of the results.
+struct ChosenMetric {
+  const Comparison& comparison;
+  std::string metric;
+  const MetricInfo& info;  // of the metric
+  const BudgetGroup& group;
+};
+ChosenMetric chosen_metric_at_budget(const FigureRequest& request, bool by_head = false);
+
 // A cell at the budget with one metric of it. Cells that lack it are left out; Error where none has it.
 struct ChosenCell {
   const Cell* cell = nullptr;

@@ -4,10 +4,7 @@ namespace kvreplay::figure {
 namespace {
 
 std::unique_ptr<Figure> make(const FigureRequest& request) {
-  const Comparison& comparison = results_of(request).comparison;
-  const std::string metric = chosen_metric(request);
-  const MetricInfo& info = metric_info(metric);
-  const BudgetGroup& group = chosen_budget(request);
+  const auto& [comparison, metric, info, group] = chosen_metric_at_budget(request);
   auto chart = std::make_unique<LineChart>();
   chart->title = info.title + " by layer";
   chart->subtitle = "Budget " + group.text + "; " + mean_over(comparison, "steps");

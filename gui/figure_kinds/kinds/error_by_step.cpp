@@ -31,10 +31,7 @@ std::vector<double> by_step(const FigureRequest& request, const RunSummary& run,
 }
 
 std::unique_ptr<Figure> make(const FigureRequest& request) {
-  const Comparison& comparison = results_of(request).comparison;
-  const std::string metric = chosen_metric(request);
-  const MetricInfo& info = metric_info(metric);
-  const BudgetGroup& group = chosen_budget(request);
+  const auto& [comparison, metric, info, group] = chosen_metric_at_budget(request);
   auto chart = std::make_unique<LineChart>();
   const std::string& layer = request.options.text("layer");
   chart->title = info.title + " by decode step";

@@ -22,10 +22,7 @@ std::vector<float> floats(const std::vector<double>& values) { return {values.be
 
 // One number a head: a metric's mean over steps.
 std::unique_ptr<Figure> numbers(const FigureRequest& request) {
-  const Comparison& comparison = results_of(request).comparison;
-  const std::string metric = chosen_metric(request, true);
-  const MetricInfo& info = metric_info(metric);
-  const BudgetGroup& group = chosen_budget(request);
+  const auto& [comparison, metric, info, group] = chosen_metric_at_budget(request, true);
   auto map = std::make_unique<HeatMap>();
   map->title = info.title + " by head";
   map->subtitle = "Budget " + group.text + "; " + mean_over(comparison, "steps");
