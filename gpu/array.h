@@ -18,14 +18,18 @@ class WindowAttention;  // weights of the window [Hq, W, n]: gpu/window.h
 class RemovalErrors;    // errors of the window [Hq, W, n]: gpu/reconstruction.h
 
 struct DeviceArray final : Array::Storage {
-  explicit DeviceArray(Buffer<float> made) : values(std::move(made)) {}
+  explicit DeviceArray(Buffer<float> made) : values(std::move(made)) { count(1); }
   DeviceArray(std::function<Buffer<float>()> how) : make(std::move(how)) {}
+  ~DeviceArray() override { count(-1); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
 
   const float* data() const {
     const std::lock_guard lock(mutex);
     if (values.empty() && make) {
       values = make();
       make = nullptr;
+      count(1);
     }
     return values.data();
   }
@@ -38,6 +42,11 @@ struct DeviceArray final : Array::Storage {
   std::shared_ptr<WindowAttention> window;  // set for weights of a window
   std::shared_ptr<RemovalErrors> errors;    // set for removal errors of a window
   bool of_group = false;                    // and for their means over the query heads of each KV head [Hk, W, n]
+
+ private:
+  void count(int sign) const {
+    if (!values.empty()) values.device().count_array(sign * static_cast<std::int64_t>(values.bytes()));
+  }
 };
 
 inline const DeviceArray& device_array(const Array& array) { return static_cast<const DeviceArray&>(array.storage()); }

@@ -19,6 +19,7 @@ std::unique_ptr<Backend> make_cuda_backend(int device);
 // held since this was last asked.
 struct DeviceMemory {
   std::int64_t now = 0, peak = 0;
+  int device = 0;
 };
 DeviceMemory device_memory_of(Backend& backend);
 

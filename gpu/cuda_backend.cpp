@@ -355,7 +355,7 @@ std::unique_ptr<Backend> make_cuda_backend(int device) {
 
 DeviceMemory device_memory_of(Backend& backend) {
   cuda::Device& device = static_cast<cuda::CudaBackend&>(backend).device();
-  return {device.bytes(), device.restart_peak()};
+  return {device.bytes(), device.restart_peak(), device.index()};
 }
 
 void register_cuda_backend() { register_backend({"cuda", visible_devices, make_cuda_backend}); }

@@ -15,7 +15,7 @@ class CudaBackend final : public Backend {
 
   std::string name() const override { return "cuda"; }
   BackendPlan plan(const Trace& trace, std::size_t runs, const EvaluationRequest& request) const override;
-  std::int64_t memory_held() const override { return device_.bytes(); }
+  std::int64_t array_bytes() const override { return device_.array_bytes(); }
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override;
   std::vector<float> download(const Array& array) override;
   Array upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) override;

@@ -47,6 +47,9 @@ class Device {
   // Device memory that buffers hold now and have held at most, bytes.
   std::int64_t bytes() const { return bytes_; }
   std::int64_t peak_bytes() const { return peak_bytes_; }
+  // What of them backs arrays of the backend.
+  std::int64_t array_bytes() const { return array_bytes_; }
+  void count_array(std::int64_t bytes) { array_bytes_ += bytes; }       // negative: gone
   std::int64_t restart_peak() { return peak_bytes_.exchange(bytes_); }  // the peak so far
 
   void* allocate(std::size_t bytes, cudaStream_t stream);  // usable by work that is later on `stream`
@@ -61,7 +64,7 @@ class Device {
   static constexpr std::size_t small_bytes = std::size_t{1} << 20;
   std::mutex small_mutex_;
   void* small_ = nullptr;
-  std::atomic<std::int64_t> bytes_ = 0, peak_bytes_ = 0;
+  std::atomic<std::int64_t> bytes_ = 0, peak_bytes_ = 0, array_bytes_ = 0;
 };
 
 // `count` elements of device memory, uninitialised. Freed on the device's stream, so work that was started before may
@@ -89,6 +92,7 @@ class Buffer {
   std::int64_t size() const { return count_; }
   std::size_t bytes() const { return static_cast<std::size_t>(count_) * sizeof(T); }
   bool empty() const { return data_ == nullptr; }
+  Device& device() const { return *device_; }  // of a buffer that is not empty
 
   void fill_bytes(int byte) {
     if (data_ != nullptr) check(cudaMemsetAsync(data_, byte, bytes(), device_->stream()), "clearing device memory");

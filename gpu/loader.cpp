@@ -5,13 +5,11 @@
 
 #include "core/base/error.h"
 #include "core/base/parallel.h"
+#include "core/trace/trace_writer.h"
 #include "gpu/kernels/smoothing.h"
 
 namespace kvreplay::cuda {
 namespace {
-
-// Writers store as many rows of a head together: pieces of whole chunks read none twice.
-constexpr std::int64_t chunk_rows = 256;
 
 std::int64_t length(IndexRange range) { return range.end - range.begin; }
 
@@ -85,9 +83,9 @@ void Loader::help() {
 void Loader::cut(Transfer& transfer) const {
   const auto fit = std::max<std::int64_t>(1, static_cast<std::int64_t>(slot_bytes / transfer.row_bytes));
   const std::int64_t heads = length(transfer.heads), rows = length(transfer.rows);
-  const std::int64_t heads_each = std::clamp<std::int64_t>(fit / std::min(rows, chunk_rows), 1, heads);
+  const std::int64_t heads_each = std::clamp<std::int64_t>(fit / std::min(rows, rows_of_chunk), 1, heads);
   std::int64_t rows_each = std::min(rows, std::max<std::int64_t>(1, fit / heads_each));
-  if (rows_each < rows && rows_each > chunk_rows) rows_each -= rows_each % chunk_rows;
+  if (rows_each < rows && rows_each > rows_of_chunk) rows_each -= rows_each % rows_of_chunk;
   for (std::int64_t r = transfer.rows.begin; r < transfer.rows.end; r += rows_each)
     for (std::int64_t h = transfer.heads.begin; h < transfer.heads.end; h += heads_each)
       transfer.pieces.push_back(
@@ -119,6 +117,7 @@ void Loader::take_pieces(Transfer& transfer) {
 }
 
 void Loader::move(const Transfer& transfer, const Piece& piece) {
+  const SerialScope serial;  // threads enough: each piece is one's own
   if (transfer.row_bytes > slot_bytes) {
     std::vector<std::byte> row(transfer.row_bytes);
     transfer.trace.read_stored(transfer.layer, transfer.which, row.data(), piece.heads, piece.rows);

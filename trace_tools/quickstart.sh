@@ -36,7 +36,7 @@ done
 cat <<TEXT
 trace_tools/quickstart.sh will
   1. $(packages_sentence "${program_packages[@]}")
-  2. build the programs in build/release with $jobs jobs (from nothing about 5 minutes on 2 cores, seconds when built)
+  2. build the programs in build/release with $jobs jobs (from nothing about 8 minutes on 2 cores, seconds when built)
   3. capture: the model $model reads $prompt and writes 64 tokens; what its attention
      saw goes to $out/trace.h5
   4. replay ${#policies[@]} policies at 5 budgets ($budgets tokens a head): $out/results.h5

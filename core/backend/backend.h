@@ -83,8 +83,8 @@ struct BackendPlan {
   bool loads_ahead = false;
   // Runs that evaluate() is best given together; 0: as many as take no more of this process's memory than a layer does.
   std::size_t runs_at_once = 0;
-  // What scores that runs share may take before the replay lets them go and has them made again: memory_held() since the
-  // layer was loaded. 0: no bound.
+  // What arrays that runs share may take (Backend::array_bytes()) before the replay lets them go and has them made again;
+  // 0: no bound.
   std::int64_t shared_bytes = 0;
   // What is told to the user: "2 layers of 1.1 GB and 0.6 GB to work in, of 140 GB"; empty: nothing.
   std::string memory = {};
@@ -99,8 +99,8 @@ class Backend {
   virtual BackendPlan plan(const Trace& /*trace*/, std::size_t /*runs*/, const EvaluationRequest& /*request*/) const {
     return {};
   }
-  // Bytes that arrays and layers of this backend hold now, where it counts them.
-  virtual std::int64_t memory_held() const { return 0; }
+  // Bytes that this backend's arrays hold now, where it counts them: layers are not among them.
+  virtual std::int64_t array_bytes() const { return 0; }
   virtual std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) = 0;
   virtual std::vector<float> download(const Array& array) = 0;  // row-major
   virtual Array upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) = 0;

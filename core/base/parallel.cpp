@@ -164,6 +164,11 @@ void parallel_for(std::int64_t count, std::int64_t grain, const std::function<vo
   if (batch.failure) std::rethrow_exception(batch.failure);
 }
 
+bool is_one_of_several() { return inside_body; }
+
+SerialScope::SerialScope() : outer_(inside_body) { inside_body = true; }
+SerialScope::~SerialScope() { inside_body = outer_; }
+
 CancelScope::CancelScope(const std::atomic<bool>& cancelled) : outer_(std::exchange(cancelled_here, &cancelled)) {}
 CancelScope::~CancelScope() { cancelled_here = outer_; }
 

@@ -15,6 +15,22 @@ void set_thread_count(int n);  // 0: as many as the machine (or its cpu limit) h
 // rethrown here once every started piece has ended. A call from inside a body runs there, on its own thread.
 void parallel_for(std::int64_t count, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body);
 
+// Whether this thread is one of several that divide some work already: inside a body, or where a SerialScope lives. Who
+// would start threads of his own does without them.
+bool is_one_of_several();
+
+// For threads that are not the pool's: while one lives, a parallel_for that its thread calls runs on that thread.
+class SerialScope {
+ public:
+  SerialScope();
+  ~SerialScope();
+  SerialScope(const SerialScope&) = delete;
+  SerialScope& operator=(const SerialScope&) = delete;
+
+ private:
+  const bool outer_;
+};
+
 // While one lives, a parallel_for that its thread calls starts no further piece once `cancelled` is set, and throws
 // Cancelled: how a newer request ends work that knows no Job.
 class CancelScope {

@@ -47,8 +47,7 @@ LayerReplay::LayerReplay(const ReplayParts& parts, const BackendPlan& plan, Laye
       plan_(plan),
       workspace_(workspace),
       layer_index_(layer_index),
-      loading_(loading / static_cast<double>(parts.runs.size())),
-      held_at_first_(workspace.backend().memory_held()) {
+      loading_(loading / static_cast<double>(parts.runs.size())) {
   const ReplayRequest& request = parts.request;
   needs_rows_ = request.scores || request.stability || request.worth > 0 || !request.edits.empty();
 }
@@ -128,8 +127,7 @@ LayerReplay::Outcome LayerReplay::evict(std::size_t index, std::size_t first) {
 // Budgets of one setting share its scores, and settings share what they have in common. Thousands of settings would fill any
 // memory, and a layer asks for few of their scores twice.
 void LayerReplay::bound_shared_scores() {
-  if (plan_.shared_bytes > 0 && workspace_.backend().memory_held() - held_at_first_ > plan_.shared_bytes)
-    workspace_.forget_shared();
+  if (plan_.shared_bytes > 0 && workspace_.backend().array_bytes() > plan_.shared_bytes) workspace_.forget_shared();
 }
 
 void LayerReplay::measure(MetricSink& sink) {

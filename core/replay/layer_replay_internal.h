@@ -94,9 +94,8 @@ class LayerReplay {
   const BackendPlan& plan_;
   LayerWorkspace& workspace_;
   std::size_t layer_index_;
-  double loading_;              // seconds of each run
-  std::int64_t held_at_first_;  // by the backend when the layer had been loaded, bytes
-  bool needs_rows_;             // evicted_at is looked into or changed: no kept sets
+  double loading_;   // seconds of each run
+  bool needs_rows_;  // evicted_at is looked into or changed: no kept sets
   std::vector<Outcome> batch_;
 };
 

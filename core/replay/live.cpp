@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/backend/describe_layer.h"
-#include "core/base/version.h"
 #include "core/replay/cache_account_internal.h"
 #include "core/replay/layer_replay_internal.h"
 #include "core/replay/run_setup_internal.h"
@@ -121,7 +120,7 @@ std::vector<int> LiveReplay::loaded_layers() const {
 LiveLayer LiveReplay::evict(const LiveRun& run, int layer, bool scores) {
   KeptLayer& kept = kept_layer(layer);
   // Policies share what they compute, but a parameter that is moved leaves something behind at every value.
-  if (backend_.memory_held() > options_.memory_bytes / 2)
+  if (backend_.array_bytes() > options_.memory_bytes / 2)
     for (KeptLayer& each : kept_) each.workspace->forget_shared();
   LayerWorkspace& workspace = *kept.workspace;
   workspace.set_wants_scores(scores);
@@ -172,29 +171,13 @@ RunInfo LiveReplay::info(const LiveRun& run, const std::string& budget_text,
     for (const auto& remark : layer->remarks)
       if (std::find(info.notes.begin(), info.notes.end(), remark) == info.notes.end()) info.notes.push_back(remark);
   }
-  info.policy = run.spec.text();
-  info.preset = run.spec.description->name;
-  info.parameters = run.spec.parameters_json();
-  info.budget = run.budget;
+  describe_run(trace_, run.spec, *run.policy, run.budget, account, *table_, totals, info,
+               [&](const std::string& text) { info.notes.push_back(text); });
   info.budget_text = budget_text;
-  info.cache_bytes = account.cache_bytes();
-  info.full_cache_bytes = full_cache_bytes(trace_);
-  info.peak_cache_bytes = account.peak_cache_bytes();
   info.kept_sha256 = account.sha256();
-  info.position_mode = run.policy->compacts_positions() ? "compacted" : "original";
-  info.granularity = granularity_name(run.policy->granularity());
-  info.trace = trace_.path();
   info.trace_sha256 = trace_.identity();
   info.backend = backend_.name();
-  info.created_by = program_version();
   info.early_steps = steps_->early;
-  info.prompt_length = trace_.prompt_length();
-  if (account.evicted_tokens() == 0 && !run.spec.description->keeps_everything) info.notes.push_back("nothing was evicted");
-  if (account.head_emptied()) info.notes.push_back("at least one head kept no prompt token at all");
-  for (std::size_t row = 0; row < table_->rows().size(); ++row)
-    if (is_measured(*run.policy, *table_->rows()[row].metric)) totals.summarise(row, info.summary);
-  info.summary["cache_bytes"] = static_cast<double>(info.cache_bytes);
-  info.summary["evicted_tokens"] = static_cast<double>(account.evicted_tokens());
   return info;
 }
 

@@ -260,34 +260,21 @@ class Replay {
 
   RunInfo finish(Run& run) {
     RunInfo& info = run.info;
-    info.policy = run.spec->text();
-    info.preset = run.spec->description->name;
-    info.parameters = run.spec->parameters_json();
-    info.budget = run.budget;
-    info.cache_bytes = run.account.cache_bytes();
-    info.full_cache_bytes = full_cache_bytes(trace_);
-    info.peak_cache_bytes = run.account.peak_cache_bytes();
+    describe_run(trace_, *run.spec, *run.policy, run.budget, run.account, metrics_, run.totals, info,
+                 [&](const std::string& text) { run.note(text, job_); });
     (request_.summary_only ? info.kept_prompt_sha256 : info.kept_sha256) = run.account.sha256();
     info.summary_only = request_.summary_only;
-    info.position_mode = run.policy->compacts_positions() ? "compacted" : "original";
-    info.granularity = granularity_name(run.policy->granularity());
-    info.trace = trace_.path();
     info.trace_sha256 = identity_;
     info.backend = backends_.front()->name();
-    info.created_by = program_version();
     info.early_steps = request_.early_steps;
-    info.prompt_length = trace_.prompt_length();
     info.scope = scope_.text;
     info.score_spans = scope_.score;
     info.judge_spans = scope_.judge;
     info.peak_bytes = peak_resident_bytes();
-    if (run.account.evicted_tokens() == 0 && !keeps_everything(*run.spec))
-      run.note(run.budget >= trace_.prompt_length() ? "nothing was evicted: the budget holds the whole prompt of " +
-                                                          std::to_string(trace_.prompt_length()) + " tokens"
-                                                    : std::string("nothing was evicted"),
-               job_);
-    if (run.account.head_emptied()) run.note("at least one head kept no prompt token at all", job_);
-    summarise(run);
+    if (request_.stability && run.edit == nullptr) {
+      if (run.half != nullptr) run.overlap.summarise(info.summary);
+      if (run.half == nullptr) run.note("its scores are in half precision already, so its stability is not known", job_);
+    }
     if (run.edit != nullptr) {
       if (run.changed == 0) refuse_edit(*run.edit, trace_, run.spec->label(), run.budget);
       summarise_edit(*run.edit, trace_, run.policy->granularity(), runs_[run.base].errors, run.errors, info.summary);
@@ -295,25 +282,6 @@ class Replay {
     }
     results_.finish_run(run.index, info);
     return info;
-  }
-
-  void summarise(Run& run) {
-    RunInfo& info = run.info;
-    std::int64_t not_finite = 0;
-    for (std::size_t m = 0; m < metrics_.rows().size(); ++m) {
-      if (!is_measured(*run.policy, *metrics_.rows()[m].metric)) continue;
-      run.totals.summarise(m, info.summary);
-      not_finite += run.totals.not_finite(m);
-    }
-    info.summary["cache_bytes"] = static_cast<double>(info.cache_bytes);
-    info.summary["full_cache_bytes"] = static_cast<double>(info.full_cache_bytes);
-    info.summary["not_finite"] = static_cast<double>(not_finite);
-    info.summary["evicted_tokens"] = static_cast<double>(run.account.evicted_tokens());
-    if (request_.stability && run.edit == nullptr) {
-      if (run.half != nullptr) run.overlap.summarise(info.summary);
-      if (run.half == nullptr) run.note("its scores are in half precision already, so its stability is not known", job_);
-    }
-    if (not_finite > 0) run.note(std::to_string(not_finite) + " metric values are NaN or infinite", job_);
   }
 
   const Trace& trace_;

@@ -1,4 +1,5 @@
-// What a replay settles before its first layer: which spans and metrics, how many tokens. Internal to core/replay.
+// What replays and live runs have in common before their first layer (which spans and metrics, how many tokens) and after
+// the last one. Internal to core/replay.
 #pragma once
 
 #include <functional>
@@ -8,6 +9,9 @@
 #include "core/metric/metric.h"
 #include "core/policy/policy.h"
 #include "core/replay/budget.h"
+#include "core/replay/cache_account_internal.h"
+#include "core/replay/metric_sink_internal.h"
+#include "core/trace/results.h"
 
 namespace kvreplay {
 
@@ -24,5 +28,11 @@ std::vector<const Metric*> usable_metrics(const Trace& trace, const std::vector<
 // the policy always keeps.
 std::int64_t settle_budget(const Trace& trace, const PolicySpec& spec, const Policy& policy, const Budget& budget,
                            const std::function<void(const std::string&)>& note);
+
+// What a results file says of a run whatever asked for it, into `info`: policy, budget, what was counted of its layers, and
+// the means of its metrics. Things worth knowing that follow from that go to `note`.
+void describe_run(const Trace& trace, const PolicySpec& spec, const Policy& policy, std::int64_t budget,
+                  const CacheAccount& account, const MetricTable& metrics, const MetricTotals& totals, RunInfo& info,
+                  const std::function<void(const std::string&)>& note);
 
 }  // namespace kvreplay

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -26,10 +27,11 @@ bool is_another_file(const std::string& expected, const std::string& found) {
 }
 
 // The runs of one trace take the first of `traces` that has its identity, or its name where identities prove nothing.
-std::string given_trace(const std::vector<std::string>& paths, const RunInfo& info, std::set<std::string>& used) {
+// `traces`: paths with their identities.
+std::string given_trace(const std::vector<std::pair<std::string, std::string>>& traces, const RunInfo& info,
+                        std::set<std::string>& used) {
   const auto name = [](const std::string& path) { return std::filesystem::path(path).filename(); };
-  for (const auto& path : paths) {
-    const std::string identity = open_trace(path)->identity();
+  for (const auto& [path, identity] : traces) {
     const bool same = identity == info.trace_sha256;
     if (!same && (is_another_file(info.trace_sha256, identity) || name(path) != name(info.trace))) continue;
     used.insert(path);
@@ -40,12 +42,14 @@ std::string given_trace(const std::vector<std::string>& paths, const RunInfo& in
 
 void open_traces(const ReportRequest& request, ReportSources& sources) {
   std::set<std::string> used;
+  std::vector<std::pair<std::string, std::string>> given;
+  for (const auto& path : request.traces) given.emplace_back(path, open_trace(path)->identity());
   for (const auto& file : sources.files) {
     for (int run = 0; run < file->num_runs(); ++run) {
       const RunInfo& info = file->info(run);
       if (sources.traces.count(info.trace) != 0) continue;
       auto& trace = sources.traces[info.trace];
-      std::string path = request.trace.empty() ? given_trace(request.traces, info, used) : request.trace;
+      std::string path = request.trace.empty() ? given_trace(given, info, used) : request.trace;
       if (path.empty()) path = find_trace(info.trace, file->path());
       try {
         if (path.empty()) throw Error(info.trace, "the trace is not there any more", "--trace FILE says where it is now");

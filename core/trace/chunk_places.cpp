@@ -15,6 +15,7 @@ using blocks::Fields;
 using blocks::undefined_address;
 
 constexpr std::uint64_t most_chunks = std::uint64_t{1} << 22;
+constexpr int most_levels = 16;  // of a B-tree, whose nodes have dozens of children
 
 struct Entry {
   std::uint64_t offset = undefined_address, bytes = 0;
@@ -103,19 +104,19 @@ class Finder {
     if (tree != undefined_address) read_tree(tree, -1);
   }
 
-  // level: that the node must have; -1: any, at the root. Children are one level lower, so that no path goes in circles;
-  // nodes that are reached over and over are too many in the end.
+  // level: that the node must have; -1: any, at the root. Children are one level lower, so that no path goes in circles, and
+  // no tree is high. Nodes of a sound file lie in bytes of their own: those of one that leads to the same nodes again and
+  // again add up to more than the file.
   void read_tree(std::uint64_t node, int level) {
     const std::vector<std::byte> head = file_.read(node, 24);
     Fields fields(head);
     fields.signature("TREE");
     expect(fields.number(1) == 1);
     const int own_level = static_cast<int>(fields.number(1));
-    expect(level < 0 || own_level == level);
-    const std::uint64_t entries = fields.number(2);
-    tree_entries_ += entries + 1;
-    expect(tree_entries_ <= 4 * most_chunks);
-    const std::uint64_t key_bytes = 8 + 8 * (rank() + 1);
+    expect(level < 0 ? own_level < most_levels : own_level == level);
+    const std::uint64_t entries = fields.number(2), key_bytes = 8 + 8 * (rank() + 1);
+    tree_bytes_ += 24 + entries * (key_bytes + 8);
+    expect(tree_bytes_ <= file_.bytes());
     const std::vector<std::byte> body = file_.read(node + 24, entries * (key_bytes + 8));
     Fields list(body);
     for (std::uint64_t i = 0; i < entries; ++i) {
@@ -189,9 +190,10 @@ class Finder {
         unlimited = static_cast<int>(axis);
         continue;
       }
-      const auto count = static_cast<std::uint64_t>((most_[axis] + places_.chunk[axis] - 1) / places_.chunk[axis]);
+      expect(most_[axis] > 0);
+      const auto count = static_cast<std::uint64_t>((most_[axis] - 1) / places_.chunk[axis] + 1);
       step_[axis] = step;
-      expect(count > 0 && step <= most_chunks && count <= most_chunks);
+      expect(step <= most_chunks && count <= most_chunks);
       step *= count;
     }
     expect(step <= most_chunks);
@@ -371,6 +373,11 @@ class Finder {
     read_data_blocks(array, fields, data_blocks, elements, needed, entries);
   }
 
+  // Pages of an extensible array are never cut short: their checksum stands at the end of each.
+  static std::uint64_t whole_pages(std::uint64_t elements, std::uint64_t page) {
+    return (elements + page - 1) / page * page;
+  }
+
   // Their addresses come next in `addresses`. Pages that were never written fail their checksum.
   void read_data_blocks(const ArrayHeader& array, Fields& addresses, std::uint64_t data_blocks, std::uint64_t elements,
                         std::uint64_t needed, std::vector<Entry>& entries) const {
@@ -394,8 +401,8 @@ class Finder {
       if (!paged) append(fields, elements, entries);
       if (paged)
         append_pages(
-            at + prefix + 4, std::min(elements, needed - entries.size()), array.page, [](std::uint64_t) { return true; },
-            entries);
+            at + prefix + 4, whole_pages(std::min(elements, needed - entries.size()), array.page), array.page,
+            [](std::uint64_t) { return true; }, entries);
       entries.resize(end);
     }
   }
@@ -404,7 +411,7 @@ class Finder {
   const DatasetInfo& info_;
   const std::vector<std::int64_t>& most_;
   const bool filtered_;
-  std::uint64_t chunk_bytes_ = 0, element_bytes_ = 0, tree_entries_ = 0;
+  std::uint64_t chunk_bytes_ = 0, element_bytes_ = 0, tree_bytes_ = 0;
   std::vector<std::uint64_t> step_;
   ChunkPlaces places_;
 };

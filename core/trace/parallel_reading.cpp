@@ -11,6 +11,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -58,6 +59,7 @@ void run_on_threads(std::int64_t threads, std::int64_t count, const std::functio
     while (static_cast<std::int64_t>(others.size()) + 1 < std::min(threads, count)) others.emplace_back(loop);
   } catch (const std::system_error&) {
     // Fewer threads do it too.
+  } catch (const std::bad_alloc&) {
   }
   loop();
   for (auto& other : others) other.join();
@@ -245,6 +247,7 @@ class SlabReader {
   }
 
   std::int64_t threads(std::int64_t bytes_each) const {
+    if (is_one_of_several()) return 1;
     const std::int64_t worth = product(count_) * element_ / bytes_each;
     return std::clamp<std::int64_t>(worth, 1, std::min<std::int64_t>(reading_threads, thread_count()));
   }

@@ -9,13 +9,12 @@
 namespace kvreplay {
 namespace {
 
-constexpr std::int64_t rows_of_a_chunk = 256;
 constexpr std::int64_t wide_chunk_bytes = std::int64_t{1} << 20;
 
 // 256 rows; fewer where the last chunk, which is stored whole, would waste more than an eighth of the file.
 std::int64_t balanced_rows(std::int64_t rows) {
-  if (rows >= 8 * rows_of_a_chunk) return rows_of_a_chunk;
-  const std::int64_t chunks = std::max<std::int64_t>(1, (rows + rows_of_a_chunk - 1) / rows_of_a_chunk);
+  if (rows >= 8 * rows_of_chunk) return rows_of_chunk;
+  const std::int64_t chunks = std::max<std::int64_t>(1, (rows + rows_of_chunk - 1) / rows_of_chunk);
   return std::max<std::int64_t>(1, (rows + chunks - 1) / chunks);
 }
 

@@ -21,6 +21,9 @@
 
 namespace kvreplay {
 
+// Rows of a head that a chunk holds where a dataset has many.
+inline constexpr std::int64_t rows_of_chunk = 256;
+
 // Everything about a trace but its tensors. Fixed before the capture starts.
 struct TraceLayout {
   ModelInfo model;

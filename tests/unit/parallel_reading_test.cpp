@@ -115,8 +115,8 @@ class Opened {
     H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);  // as the source has it open
     file_ = hdf5::File(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access));
     data_ = H5Dopen2(file_, "/x", H5P_DEFAULT);
-    Three most{};
     const hid_t space = H5Dget_space(data_);
+    std::vector<hsize_t> most(static_cast<std::size_t>(H5Sget_simple_extent_ndims(space)));
     H5Sget_simple_extent_dims(space, nullptr, most.data());
     H5Sclose(space);
     for (const hsize_t n : most) limits.push_back(n == H5S_UNLIMITED ? -1 : static_cast<std::int64_t>(n));
@@ -189,6 +189,33 @@ TEST_P(ParallelReading, GivesWhatHdf5Gives) {
     opened.source->Source::read_into("/x", slab.start, slab.count, piecewise.data());
     EXPECT_EQ(piecewise, want);
   }
+}
+
+// Past 131,060 chunks the blocks of an extensible array come in pages, the last of which is partly used.
+TEST(ParallelReadingOfManyChunks, ReadsTheExtensibleArraysPages) {
+  const samples::TemporaryFolder folder;
+  const std::string path = folder.file("t.h5");
+  constexpr hsize_t rows = 140003, chunk = 1, unlimited = H5S_UNLIMITED;
+  std::vector<std::uint16_t> values(rows);
+  std::iota(values.begin(), values.end(), std::uint16_t{1});
+  const hid_t access = H5Pcreate(H5P_FILE_ACCESS), creation = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+  H5Pset_chunk(creation, 1, &chunk);
+  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);
+  const hid_t space = H5Screate_simple(1, &rows, &unlimited);
+  const hid_t dataset = H5Dcreate2(file, "/x", H5T_STD_U16LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
+  ASSERT_GE(H5Dwrite(dataset, H5T_NATIVE_UINT16, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), 0);
+  H5Dclose(dataset);
+  H5Sclose(space);
+  for (const hid_t list : {access, creation}) H5Pclose(list);
+  H5Fclose(file);
+
+  const Opened opened(path);
+  ASSERT_TRUE(opened.places.has_value());
+  const std::array<std::int64_t, 1> start = {0}, count = {static_cast<std::int64_t>(rows)};
+  std::vector<std::uint16_t> got(rows);
+  EXPECT_TRUE(read_slab(opened.readable, "/x", start, count, reinterpret_cast<std::byte*>(got.data())));
+  EXPECT_EQ(got, values);
 }
 
 // The same without HDF5 to fall back on: what has no holes is read by read_slab alone.

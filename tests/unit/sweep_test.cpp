@@ -31,7 +31,7 @@ class CountingBackend final : public Backend {
     if (!has_room) throw Error("layers", "do not fit");
     return {ahead_, 3, shared_bytes, ahead_ ? "two layers" : ""};
   }
-  std::int64_t memory_held() const override { return cpu_->memory_held(); }
+  std::int64_t array_bytes() const override { return cpu_->array_bytes(); }
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override {
     if (layer == fail_at_) throw Error("layer " + std::to_string(layer), "cannot be loaded");
     most_held = std::max<int>(most_held, ++held);

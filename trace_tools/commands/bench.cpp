@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <thread>
@@ -102,12 +103,13 @@ Rates rates_of([[maybe_unused]] const std::string& backend, [[maybe_unused]] int
 // Device memory that a backend holds, and the most since the last call; 0 for the CPU.
 struct Memory {
   std::int64_t now = 0, peak = 0;
+  int device = 0;
 };
 Memory memory_of([[maybe_unused]] Backend& backend) {
 #if KVREPLAY_WITH_CUDA
   if (backend.name() == "cuda") {
     const DeviceMemory memory = device_memory_of(backend);
-    return {memory.now, memory.peak};
+    return {memory.now, memory.peak, memory.device};
   }
 #endif
   return {};
@@ -131,18 +133,21 @@ std::size_t device_count(const Backends& backends, const std::string& choice) {
 // The most that any device holds beyond what it held before.
 class MemoryWatch {
  public:
-  MemoryWatch(const Backends& backends, std::size_t devices) : backends_(backends), devices_(devices) {
+  explicit MemoryWatch(const Backends& backends) : backends_(backends) {
     for (Backend* backend : backends_) before_.push_back(memory_of(*backend).now);
   }
   std::int64_t most() const {
-    std::vector<std::int64_t> held(devices_, 0);
-    for (std::size_t b = 0; b < backends_.size(); ++b) held[b % devices_] += memory_of(*backends_[b]).peak - before_[b];
-    return *std::max_element(held.begin(), held.end());
+    std::map<int, std::int64_t> held;  // by device
+    std::int64_t most = 0;
+    for (std::size_t b = 0; b < backends_.size(); ++b) {
+      const Memory memory = memory_of(*backends_[b]);
+      most = std::max(most, held[memory.device] += memory.peak - before_[b]);
+    }
+    return most;
   }
 
  private:
   const Backends& backends_;
-  std::size_t devices_;
   std::vector<std::int64_t> before_;
 };
 
@@ -395,7 +400,7 @@ struct Folder {
 };
 
 std::vector<Measured> replays(const Trace& trace, const Strings& policies, const std::string& budget, int runs,
-                              const Backends& backends, std::size_t devices, Job& job) {
+                              const Backends& backends, Job& job) {
   double bytes = 0;
   for (const int layer : trace.layers()) bytes += static_cast<double>(trace.layer_bytes(layer));
   // Of a compressed trace the floor is all of the file.
@@ -409,7 +414,7 @@ std::vector<Measured> replays(const Trace& trace, const Strings& policies, const
     request.policies = {parse_policy(policy)};
     request.budgets = {Budget::parse(budget)};
     std::vector<double> seconds;
-    const MemoryWatch memory(backends, devices);
+    const MemoryWatch memory(backends);
     for (int run = 0; run < runs; ++run) {
       Job quiet;
       job.check();
@@ -463,7 +468,7 @@ Measured sweep_of(const GeneratedShape& shape, const Counts& counts, const Backe
                                         4 * counts.heads * counts.steps * kept * counts.d);
   const Folder folder;
   std::vector<double> seconds;
-  const MemoryWatch memory(backends, devices);
+  const MemoryWatch memory(backends);
   for (int run = 0; run < runs; ++run) {
     job.check();
     seconds.push_back(seconds_of([&] {
@@ -555,8 +560,7 @@ memory to the device, and divides by the devices.)";
           open_trace(values["trace"].as<std::string>(), values.count("trusted") != 0 ? Trust::trusted : Trust::automatic);
       const Strings policies =
           values.count("policy") != 0 ? values["policy"].as<Strings>() : Strings{"snapkv", "restkv", "restkv@released"};
-      rows =
-          replays(*trace, policies, std::to_string(values["budget"].as<std::int64_t>()), runs, backends, devices, call.job);
+      rows = replays(*trace, policies, std::to_string(values["budget"].as<std::int64_t>()), runs, backends, call.job);
       what = trace->path() + on_devices(devices);
     } else if (values.count("sweep") != 0) {
       rows = {sweep(call, rates, backends, devices, tokens, values.count("runs") != 0 ? runs : 3)};

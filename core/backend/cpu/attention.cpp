@@ -79,7 +79,7 @@ AttentionRows CpuBackend::window_attention(const LoadedLayer& base, int window, 
   const auto query = layer.queries(0, layer.num_query_heads, first_query, layer.prompt,
                                    "a policy that scores with the last " + std::to_string(window) + " prompt queries");
 
-  HostArrayBuilder weight({layer.num_query_heads, w, n}), dominant({layer.num_query_heads, w, 2});
+  HostArrayBuilder weight(held_, {layer.num_query_heads, w, n}), dominant(held_, {layer.num_query_heads, w, 2});
   // Rows over every visible key. They are the result itself unless the sliding window hides some from the candidates.
   Tensor<float, 1> wide;
   if (cut > 0) wide = Tensor<float, 1>({layer.num_query_heads * w * columns});
@@ -130,7 +130,7 @@ AttentionRows CpuBackend::window_attention(const LoadedLayer& base, int window, 
                          partial.data() + piece * rows_per_group * d, d);
       }
     });
-    HostArrayBuilder output({layer.num_query_heads, w, d}), rest({layer.num_query_heads, w, d});
+    HostArrayBuilder output(held_, {layer.num_query_heads, w, d}), rest(held_, {layer.num_query_heads, w, d});
     for (std::int64_t r = 0; r < layer.num_query_heads * w; ++r) {
       const std::int64_t head = r / rows_per_group, row = r % rows_per_group;
       float* cell = dominant_cell(r);
@@ -157,7 +157,7 @@ AttentionRows CpuBackend::window_attention(const LoadedLayer& base, int window, 
 Array CpuBackend::column_sums(const LoadedLayer& base, ColumnMask mask, int window) {
   const CpuLayer& layer = cpu(base);
   const std::int64_t n = layer.candidates(), d = layer.head_dim, tokens = layer.tokens, prompt = layer.prompt;
-  HostArrayBuilder sums({layer.num_query_heads, n});
+  HostArrayBuilder sums(held_, {layer.num_query_heads, n});
   if (mask == ColumnMask::causal && layer.trace->has(layer.layer, LayerDataset::attention_column_sum)) {
     const auto stored = layer.trace->read(layer.layer, LayerDataset::attention_column_sum);
     for (std::int64_t h = 0; h < layer.num_query_heads; ++h)
@@ -235,7 +235,7 @@ Tensor<float, 2> CpuBackend::decode_logits(const CpuLayer& layer, int head, std:
 Array CpuBackend::decode_attention_sum(const LoadedLayer& base) {
   const CpuLayer& layer = cpu(base);
   const std::int64_t n = layer.candidates(), tokens = layer.tokens;
-  HostArrayBuilder sums({layer.num_query_heads, n});
+  HostArrayBuilder sums(held_, {layer.num_query_heads, n});
   parallel_for(layer.num_query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> total(static_cast<std::size_t>(n));
     for (std::int64_t h = begin; h < end; ++h) {

@@ -4,13 +4,10 @@
 
 namespace kvreplay {
 
-// Arrays of all CPU backends of the process; of the layer nothing is counted.
-std::int64_t CpuBackend::memory_held() const { return HostArray::held; }
-
-HostArrayBuilder::HostArrayBuilder(std::vector<std::int64_t> shape) : shape_(std::move(shape)) {
+HostArrayBuilder::HostArrayBuilder(const ArrayBytes& held, std::vector<std::int64_t> shape) : shape_(std::move(shape)) {
   std::int64_t size = 1;
   for (const auto extent : shape_) size *= extent;
-  storage_ = std::make_shared<HostArray>(size);
+  storage_ = std::make_shared<HostArray>(held, size);
 }
 
 std::vector<float> CpuBackend::download(const Array& array) {
@@ -19,7 +16,7 @@ std::vector<float> CpuBackend::download(const Array& array) {
 }
 
 Array CpuBackend::upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) {
-  HostArrayBuilder array(shape);
+  HostArrayBuilder array(held_, shape);
   std::copy(values.begin(), values.end(), array.data());
   return array.finish();
 }

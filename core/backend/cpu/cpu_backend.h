@@ -34,13 +34,16 @@ struct CpuLayer final : LoadedLayer {
   mutable std::shared_ptr<KeptSteps> kept_steps_;
 };
 
+// Bytes of a backend's arrays, which may outlive it.
+using ArrayBytes = std::shared_ptr<std::atomic<std::int64_t>>;
+
 class CpuBackend final : public Backend {
  public:
   std::string name() const override { return "cpu"; }
   BackendPlan plan(const Trace&, std::size_t, const EvaluationRequest&) const override {
     return {.shared_bytes = std::int64_t{2} << 30};
   }
-  std::int64_t memory_held() const override;
+  std::int64_t array_bytes() const override { return *held_; }
   std::shared_ptr<LoadedLayer> load(const Trace& trace, int layer) override;
   std::vector<float> download(const Array& array) override;
   Array upload(const std::vector<std::int64_t>& shape, const std::vector<float>& values) override;
@@ -70,23 +73,28 @@ class CpuBackend final : public Backend {
 
   void evaluate(const LoadedLayer& layer, const std::vector<RunEvictions>& runs, const EvaluationRequest& request,
                 EvaluationSink& sink) override;
+
+ private:
+  const ArrayBytes held_ = std::make_shared<std::atomic<std::int64_t>>(0);
 };
 
 // Arrays of the CPU backend are host tensors. A fresh one is written through `data` before it becomes an Array.
 struct HostArray final : Array::Storage {
-  explicit HostArray(std::int64_t size) : values({size}) { held += bytes(); }
-  ~HostArray() override { held -= bytes(); }
+  HostArray(ArrayBytes held, std::int64_t size) : values({size}), held_(std::move(held)) { *held_ += bytes(); }
+  ~HostArray() override { *held_ -= bytes(); }
   HostArray(const HostArray&) = delete;
   HostArray& operator=(const HostArray&) = delete;
-  std::int64_t bytes() const { return values.size() * static_cast<std::int64_t>(sizeof(float)); }
 
-  inline static std::atomic<std::int64_t> held = 0;  // bytes of all
   Tensor<float, 1> values;
+
+ private:
+  std::int64_t bytes() const { return values.size() * static_cast<std::int64_t>(sizeof(float)); }
+  const ArrayBytes held_;
 };
 
 class HostArrayBuilder {
  public:
-  explicit HostArrayBuilder(std::vector<std::int64_t> shape);
+  HostArrayBuilder(const ArrayBytes& held, std::vector<std::int64_t> shape);
   float* data() { return storage_->values.data(); }
   Array finish() { return {std::move(shape_), std::move(storage_)}; }
 

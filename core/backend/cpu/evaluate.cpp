@@ -156,20 +156,28 @@ class HeadEvaluator {
   }
 
   // The step as the layer keeps it, or formed now and kept where there is room.
+  bool has_room_to_keep() const {
+    const std::int64_t bytes = layer_.tokens * static_cast<std::int64_t>(sizeof(float));
+    if (kept_steps_->bytes.fetch_add(bytes) + bytes <= request_.keep_bytes) return true;
+    kept_steps_->bytes -= bytes;
+    return false;
+  }
+
   FullStep* known_step(std::int64_t s, std::int64_t last) {
     std::unique_ptr<FullStep>* slot =
         kept_steps_ != nullptr ? &kept_steps_->steps[static_cast<std::size_t>(head_ * layer_.steps() + s)] : nullptr;
     if (slot != nullptr && *slot != nullptr) return slot->get();
     const float* z = logits(s, last);
     full_ = &scratch_;
-    const std::int64_t bytes = layer_.tokens * static_cast<std::int64_t>(sizeof(float));
-    if (slot != nullptr && kept_steps_->bytes.fetch_add(bytes) + bytes <= request_.keep_bytes) {
-      *slot = std::make_unique<FullStep>();
-      full_ = slot->get();
-      make_room(*full_);
+    std::unique_ptr<FullStep> fresh;  // becomes the kept one when it is whole
+    if (slot != nullptr && has_room_to_keep()) {
+      fresh = std::make_unique<FullStep>();
+      make_room(*fresh);
+      full_ = fresh.get();
     }
     full_->recorded = !std::isnan(z[layer_.prompt + s]);
     if (full_->recorded) prepare(z, s);
+    if (fresh != nullptr) *slot = std::move(fresh);
     return full_;
   }
 

@@ -115,7 +115,7 @@ Array CpuBackend::removal_error_rows(const LoadedLayer& base, const AttentionRow
   const CpuLayer& layer = cpu(base);
   const std::int64_t d = layer.head_dim, w = rows.weight.dim(1), n = rows.weight.dim(2);
   if (form.project) layer.projection_factor();
-  HostArrayBuilder error({layer.num_query_heads, w, n});
+  HostArrayBuilder error(held_, {layer.num_query_heads, w, n});
   const std::int64_t tiles = (n + value_tile - 1) / value_tile;
   parallel_for(layer.num_query_heads * tiles, 4, [&](std::int64_t begin, std::int64_t end) {
     Tensor<float, 2> outputs, values;
@@ -158,7 +158,7 @@ Array CpuBackend::removal_error_of_mean(const LoadedLayer& base, const Attention
   const std::int64_t d = layer.head_dim, w = rows.weight.dim(1), n = rows.weight.dim(2), prefix_columns = n - w;
   if (form.project) layer.projection_factor();
   const Array mean = reduce_rows(rows.weight, weights);
-  HostArrayBuilder error({layer.num_query_heads, n});
+  HostArrayBuilder error(held_, {layer.num_query_heads, n});
   parallel_for(layer.num_query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> output(static_cast<std::size_t>(d));
     Tensor<float, 1> center({d});

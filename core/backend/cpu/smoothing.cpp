@@ -18,7 +18,7 @@ float larger(float a, float b) { return a > b || std::isnan(a) ? a : b; }
 
 Array CpuBackend::reduce_rows(const Array& rows, const std::vector<double>& weights) {
   const std::int64_t heads = rows.dim(0), w = rows.dim(1), n = rows.dim(2);
-  HostArrayBuilder out({heads, n});
+  HostArrayBuilder out(held_, {heads, n});
   const std::int64_t pieces = (n + columns_per_piece - 1) / columns_per_piece;
   parallel_for(heads * pieces, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> total(columns_per_piece);
@@ -44,7 +44,7 @@ Array CpuBackend::reduce_group(const Array& scores, int group, Reduction how) {
   shape[0] /= group;
   std::int64_t rest = 1;
   for (std::size_t axis = 1; axis < shape.size(); ++axis) rest *= shape[axis];
-  HostArrayBuilder out(shape);
+  HostArrayBuilder out(held_, shape);
   parallel_for(shape[0] * rest, columns_per_piece, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const float* first = host_data(scores) + i / rest * group * rest + i % rest;
@@ -62,9 +62,9 @@ Array CpuBackend::reduce_group(const Array& scores, int group, Reduction how) {
 
 namespace {
 
-Array norms(const CpuLayer& layer, const Tensor<float, 3>& rows) {
+Array norms(const ArrayBytes& held, const CpuLayer& layer, const Tensor<float, 3>& rows) {
   const std::int64_t n = layer.candidates(), d = layer.head_dim;
-  HostArrayBuilder out({layer.num_kv_heads, n});
+  HostArrayBuilder out(held, {layer.num_kv_heads, n});
   parallel_for(layer.num_kv_heads * n, columns_per_piece, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const float* row = rows.data() + (i / n * layer.tokens + layer.first_candidate + i % n) * d;
@@ -80,17 +80,17 @@ Array norms(const CpuLayer& layer, const Tensor<float, 3>& rows) {
 
 Array CpuBackend::key_norms(const LoadedLayer& layer) {
   const auto& loaded = static_cast<const CpuLayer&>(layer);
-  return norms(loaded, loaded.key);
+  return norms(held_, loaded, loaded.key);
 }
 
 Array CpuBackend::value_norms(const LoadedLayer& layer) {
   const auto& loaded = static_cast<const CpuLayer&>(layer);
-  return norms(loaded, loaded.value);
+  return norms(held_, loaded, loaded.value);
 }
 
 Array CpuBackend::multiply(const Array& scores, const Array& factors, double factor) {
   const std::int64_t heads = scores.dim(0), n = scores.dim(1), group = heads / factors.dim(0);
-  HostArrayBuilder out({heads, n});
+  HostArrayBuilder out(held_, {heads, n});
   parallel_for(heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t h = begin; h < end; ++h)
       for (std::int64_t i = 0; i < n; ++i)
@@ -102,7 +102,7 @@ Array CpuBackend::multiply(const Array& scores, const Array& factors, double fac
 
 Array CpuBackend::prefix(const Array& scores, std::int64_t columns) {
   const std::int64_t heads = scores.dim(0), n = scores.dim(1);
-  HostArrayBuilder out({heads, columns});
+  HostArrayBuilder out(held_, {heads, columns});
   for (std::int64_t h = 0; h < heads; ++h) std::copy_n(host_data(scores) + h * n, columns, out.data() + h * columns);
   return out.finish();
 }
@@ -110,7 +110,7 @@ Array CpuBackend::prefix(const Array& scores, std::int64_t columns) {
 Array CpuBackend::average_pool(const Array& scores, const std::vector<int>& kernel, const std::vector<int>& shift,
                                Padding padding) {
   const std::int64_t heads = scores.dim(0), m = scores.dim(1);
-  HostArrayBuilder out({heads, m});
+  HostArrayBuilder out(held_, {heads, m});
   parallel_for(heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t h = begin; h < end; ++h) {
       const float* in = host_data(scores) + h * m;
@@ -135,7 +135,7 @@ Array CpuBackend::average_pool(const Array& scores, const std::vector<int>& kern
 
 Array CpuBackend::max_pool(const Array& scores, int kernel) {
   const std::int64_t heads = scores.dim(0), m = scores.dim(1), half = kernel / 2;
-  HostArrayBuilder out({heads, m});
+  HostArrayBuilder out(held_, {heads, m});
   parallel_for(heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t h = begin; h < end; ++h) {
       const float* in = host_data(scores) + h * m;
