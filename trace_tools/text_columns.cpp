@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/base/text.h"
+
 namespace kvreplay::cli {
 
 std::size_t display_width(const std::string& text) {
@@ -26,6 +28,21 @@ std::string in_columns(const std::vector<std::vector<std::string>>& rows, const 
     text += line + "\n";
   }
   return text;
+}
+
+std::string wrapped(const std::string& text, int width, int indent) {
+  std::string lines, current = text.substr(0, text.find_first_not_of(' '));
+  bool first = true;
+  for (const auto& word : split(text.substr(current.size()), ' ')) {
+    if (!first && width > 0 && display_width(current) + 1 + display_width(word) > static_cast<std::size_t>(width)) {
+      lines += current + "\n";
+      current = std::string(static_cast<std::size_t>(indent), ' ') + word;
+    } else {
+      current += (first ? "" : " ") + word;
+    }
+    first = false;
+  }
+  return lines + current + "\n";
 }
 
 }  // namespace kvreplay::cli

@@ -14,4 +14,8 @@ std::string padded(const std::string& text, std::size_t width, bool left);
 // One line a row, two spaces between columns, no space at the end. `left`: by column, whether it is set to the left.
 std::string in_columns(const std::vector<std::vector<std::string>>& rows, const std::vector<bool>& left, int indent = 0);
 
+// Lines of at most `width` columns (0: one line), broken between words; those after the first are indented. Spaces that the
+// text begins with stay.
+std::string wrapped(const std::string& text, int width, int indent);
+
 }  // namespace kvreplay::cli

@@ -5,8 +5,8 @@
 //
 // A newer question of the same asker supersedes its older one: one that waits is dropped, one under way is cancelled (its
 // parallel_for throws Cancelled, core/base/parallel.h), and in either case its answer never arrives. Questions of several
-// askers are worked on in turn, in one thread, so that what they keep in it (gui/model/layer_desk.h) needs no lock. The panels
-// of a layer's numbers share one; the Eviction map, the Head grid, the Attention view and a sweep over budgets
+// askers are worked on in turn, in one thread, so that what they keep in it (gui/model/layer_desk.h) needs no lock. The
+// panels of a layer's numbers share one; the Eviction map, the Head grid, the Attention view and a sweep over budgets
 // (gui/model/budget_sweep.h) each have their own, since what they ask for takes long and would hold up the others' answers.
 #pragma once
 

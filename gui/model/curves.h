@@ -29,8 +29,8 @@ struct Curve {
 // their mean with its interval; on the same trace the last one counts. Runs without a summary of the metric are left out.
 std::vector<Curve> curves_by_budget(const std::vector<RunInfo>& runs, const std::string& metric);
 
-// One curve a run, over the layers (their numbers in the model), each a mean over heads and steps. The runs are of one trace,
-// whose layers these are. Layers that are not there yet are left out.
+// One curve a run, over the layers (their numbers in the model), each a mean over heads and steps. The runs are of one
+// trace, whose layers these are. Layers that are not there yet are left out.
 std::vector<Curve> curves_by_layer(const std::vector<std::shared_ptr<const Run>>& runs, const std::string& metric,
                                    const std::vector<int>& layer_numbers);
 

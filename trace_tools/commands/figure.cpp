@@ -7,6 +7,7 @@
 #include "core/base/text.h"
 #include "core/base/text_file.h"
 #include "trace_tools/command.h"
+#include "trace_tools/text_columns.h"
 #if KVREPLAY_WITH_FIGURES
 #include "gui/figure/result_table.h"
 #include "gui/figure_kinds/kind.h"
@@ -28,25 +29,9 @@ std::string parameter_line(const Parameter& parameter) {
   return line;
 }
 
-// Lines of at most 120 columns, what follows the first indented to where the texts begin.
-std::string wrapped(const std::string& text, std::size_t indent) {
-  std::string out, line = text.substr(0, text.find_first_not_of(' '));
-  bool first = true;
-  for (const auto& word : split(text.substr(line.size()), ' ')) {
-    if (!first && line.size() + 1 + word.size() > 120) {
-      out += line + "\n";
-      line = std::string(indent, ' ') + word;
-    } else {
-      line += (first ? "" : " ") + word;
-    }
-    first = false;
-  }
-  return out + line + "\n";
-}
-
 std::string kind_text(const FigureKind& kind) {
-  std::string text = kind.name + "\n" + wrapped("  " + kind.idea, 2) + wrapped("  needs " + kind.needs, 2);
-  for (const auto& parameter : kind.parameters) text += wrapped(parameter_line(parameter), 20);
+  std::string text = kind.name + "\n" + wrapped("  " + kind.idea, 120, 2) + wrapped("  needs " + kind.needs, 120, 2);
+  for (const auto& parameter : kind.parameters) text += wrapped(parameter_line(parameter), 120, 20);
   return text;
 }
 

@@ -192,23 +192,6 @@ std::string heading(const ReportSources& sources) {
   return text;
 }
 
-// A line broken between words; what follows the first break is indented. width 0: as it is.
-std::string wrapped(const std::string& line, int width) {
-  const std::string indent = "    ";
-  std::string text, current = line.substr(0, line.find_first_not_of(' '));
-  bool first = true;
-  for (const auto& word : split(line.substr(current.size()), ' ')) {
-    if (!first && width > 0 && display_width(current) + 1 + display_width(word) > static_cast<std::size_t>(width)) {
-      text += current + "\n";
-      current = indent + word;
-    } else {
-      current += (first ? "" : " ") + word;
-    }
-    first = false;
-  }
-  return text + current + "\n";
-}
-
 std::string metric_line(const ReportSources& sources, const std::string& name) {
   const MetricInfo& text = metric_info(name);
   std::string line = "  " + name;
@@ -248,7 +231,7 @@ std::string footer(const ReportSources& sources, const std::vector<std::string>&
     text += "  tokens: the policy's own budget, at which its cache takes the bytes that all are compared at\n";
   text += "  evicted: tokens a head at the end; kept: start of the SHA-256 of what was evicted when\n";
   if (style.regimes) text += regime_line(sources);
-  for (const auto& name : metrics) text += wrapped(metric_line(sources, name), style.width);
+  for (const auto& name : metrics) text += wrapped(metric_line(sources, name), style.width, 4);
   if (style.width > 0)
     text += "  --wide shows the other numbers" +
             (left_out > 0 ? " and " + std::to_string(left_out) + " more metric" + (left_out == 1 ? "" : "s") : "") +
